@@ -1,0 +1,1 @@
+"""The ``vidssl`` command: Typer commands without logic."""

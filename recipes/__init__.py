@@ -1,0 +1,1 @@
+"""Bundled recipes: one self-contained YAML file each, read by name through ``vidssl recipes``."""

@@ -1,0 +1,52 @@
+"""Video backbones: one family a file, and the contract that they share.
+
+A family is chosen by its file's name; adding one means adding ``vidssl/backbones/NAME.py`` with a
+``Config`` whose ``build`` returns an ``Encoder``.
+
+Tensor suffixes: B clips, C channels, T frames, H and W pixels, F features; T', H', W' of a map.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+from vidssl.section import Section
+
+
+class Encoder(nn.Module, ABC):
+    """A trunk that turns clips into a feature map.
+
+    ``features`` is F. One cell of the map covers ``spatial_stride`` pixels a side and
+    ``temporal_stride`` frames.
+    """
+
+    features: int
+    spatial_stride: int
+    temporal_stride: int
+
+    @abstractmethod
+    def maps(self, clips_BCTHW: Tensor) -> Tensor:
+        """Return the last feature map, ``(B, F, T', H', W')``."""
+
+    def forward(self, clips_BCTHW: Tensor) -> Tensor:
+        """Return the map's mean over time and space, ``(B, F)``."""
+        return self.maps(clips_BCTHW).mean(dim=(2, 3, 4))
+
+
+class BackboneConfig(Section, ABC):
+    """The options of one family."""
+
+    name: Any
+
+    @abstractmethod
+    def build(self) -> Encoder:
+        """Return the encoder with fresh weights."""
+
+    @abstractmethod
+    def geometry_free(self) -> dict[str, Any]:
+        """Return the options that decide names and shapes of weights.
+
+        Two configs with equal dictionaries can exchange weights, however many frames they read and
+        whatever their strides (the detection form has the clip form's weights).
+        """

@@ -1,0 +1,1 @@
+"""Small neural-network parts that several methods and heads share."""
