@@ -9,6 +9,7 @@ Tensor suffixes: B clips, C channels, T frames, H and W pixels, F features; T', 
 from abc import ABC, abstractmethod
 from typing import Any
 
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from vidssl.section import Section
@@ -35,9 +36,17 @@ class Encoder(nn.Module, ABC):
 
 
 class BackboneConfig(Section, ABC):
-    """The options of one family."""
+    """The options of one family; each family gives ``frames`` and ``stride`` defaults of its own.
+
+    A clip holds ``frames`` frames, one in ``stride`` of a video at 30 frames per second: the
+    "T x tau" of papers.
+    """
 
     name: Any
+    frames: PositiveInt
+    """Frames of the clip that the encoder is given."""
+    stride: PositiveInt
+    """Raw frames, 1/30 s each, from one frame of the clip to the next."""
 
     @abstractmethod
     def build(self) -> Encoder:
