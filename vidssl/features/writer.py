@@ -1,0 +1,148 @@
+"""Writing a bank shard by shard: killed at any point, it continues where it stopped.
+
+The plan fixes which videos make up which shard, so shards can be written in any order, by any
+number of processes (each shard by one of them), and the same content always gives the same bytes.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from vidssl.errors import BankError, OutputError, listed
+from vidssl.features.bank import Bank
+from vidssl.features.disk import clean, sha256, sync_folder, whole_file
+from vidssl.features.manifest import (
+    BANK_JSON,
+    BankIdentity,
+    Manifest,
+    ShardRecord,
+    read_record,
+    shard_name,
+    write_json,
+)
+from vidssl.features.rows import BankRows, on_disk
+
+
+class BankWriter:
+    """A bank under way, new or continued."""
+
+    def __init__(
+        self, folder: Path, *, dim: int, identity: BankIdentity, plan: Sequence[Sequence[str]]
+    ) -> None:
+        """Open ``folder``, which is made if absent; ``plan`` holds the videos of each shard.
+
+        Raises:
+            BankError: if the folder holds a bank of other content; the message says what differs.
+            OutputError: if the folder holds anything that is not this bank's.
+            ValueError: if a video stands in the plan twice, or cannot be written as UTF-8.
+        """
+        _require_sound(dim, plan)
+        self.folder = folder
+        self._manifest = Manifest(dim, identity, tuple(tuple(videos) for videos in plan))
+        _require_no_strangers(folder, len(plan))
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / BANK_JSON).exists():
+            self._manifest.write(folder)
+        if found := self._manifest.differences(Manifest.read(folder)):
+            title = f"{folder} holds another bank (remove it, or write to another folder)"
+            raise BankError(listed(title, found))
+
+    def missing(self) -> list[int]:
+        """Return the shards that are absent, unfinished or damaged, after reading all bytes."""
+        return [index for index in range(len(self._manifest.plan)) if not self._sound(index)]
+
+    def write_shard(self, index: int, rows: BankRows) -> None:
+        """Write one shard, in place of what was there of it.
+
+        Raises:
+            BankError: if a number of ``rows`` is not finite or does not fit float16.
+            ValueError: if ``rows`` has another D, or a video that is not of this shard.
+        """
+        dim, videos = self._manifest.dim, self._manifest.plan[index]
+        if rows.features.shape[1] != dim:
+            raise ValueError(f"expected features of {dim} numbers, got {rows.features.shape[1]}")
+        features_ND, table = on_disk(rows, videos)
+
+        if Manifest.read(self.folder).complete:  # a damaged shard is being replaced
+            self._manifest.write(self.folder)
+        name = shard_name(index)
+        clean(self.folder, name)
+        # The record goes first and comes back last: it vouches for the two files.
+        (self.folder / f"{name}.json").unlink(missing_ok=True)
+        sync_folder(self.folder)
+        record = _write_files(self.folder / name, features_ND, table)
+        write_json(self.folder / f"{name}.json", {"name": name, **vars(record)})
+
+    def close(self) -> Bank:
+        """Declare the bank complete and open it; by one process, when all others have finished.
+
+        Raises:
+            BankError: if a shard is missing or damaged.
+        """
+        if missing := self.missing():
+            names = [shard_name(index) for index in missing]
+            raise BankError(listed(f"{self.folder} is not finished; missing or damaged", names))
+        records = (read_record(self.folder, index) for index in range(len(self._manifest.plan)))
+        done = Manifest(
+            self._manifest.dim,
+            self._manifest.identity,
+            self._manifest.plan,
+            tuple(record for record in records if record is not None),
+            complete=True,
+        )
+        done.write(self.folder)
+        for stem in ("bank", "shard-*"):
+            clean(self.folder, stem)
+        return Bank.open(self.folder)
+
+    def _sound(self, index: int) -> bool:
+        record = read_record(self.folder, index)
+        return record is not None and not record.problems(self.folder, shard_name(index))
+
+
+def _write_files(stem: Path, features_ND: NDArray[np.float16], table: pa.Table) -> ShardRecord:
+    npy, parquet = stem.with_suffix(".npy"), stem.with_suffix(".parquet")
+    with whole_file(npy) as file:
+        np.save(file, features_ND, allow_pickle=False)
+    with whole_file(parquet) as file:
+        pq.write_table(
+            table, file, compression="zstd", use_dictionary=["video"], write_page_checksum=True
+        )
+    return ShardRecord(len(features_ND), sha256(npy), sha256(parquet))
+
+
+def _require_sound(dim: int, plan: Sequence[Sequence[str]]) -> None:
+    videos = [video for shard in plan for video in shard]
+    if dim < 1:
+        raise ValueError(f"a bank's features have at least 1 number, got {dim}")
+    if len({*videos}) < len(videos):
+        twice = next(video for video in videos if videos.count(video) > 1)
+        raise ValueError(f"{twice!r} stands in the plan twice")
+    for video in videos:
+        video.encode()  # UnicodeEncodeError is a ValueError and names the character
+
+
+def _require_no_strangers(folder: Path, shards: int) -> None:
+    """Refuse a folder with other people's files; names that start with a dot are left alone."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise OutputError(f"{folder}: expected a folder for the bank, found a file")
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    strangers = [name for name in names if not _ours(name, shards)]
+    if BANK_JSON not in names:  # shards that no bank.json describes are somebody else's
+        strangers = [name for name in names if not name.startswith(f"{BANK_JSON}.")]
+    if strangers:
+        raise OutputError(listed(f"{folder} holds files that are not this bank's", strangers))
+
+
+def _ours(name: str, shards: int) -> bool:
+    match = re.fullmatch(
+        r"(?:bank\.json|shard-(\d{5,})\.(?:npy|parquet|json))(?:\.[0-9a-f]{32}\.partial)?", name
+    )
+    return match is not None and int(match[1] or 0) < max(shards, 1)
