@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 LAYERS = [  # lowest first; units on one line may not import each other
-    {"vidssl.errors", "vidssl.section", "vidssl.boxes"},
+    {"vidssl.errors", "vidssl.section", "vidssl.boxes", "vidssl.progress", "vidssl.files"},
     {"vidssl.video", "vidssl.nn", "vidssl.ava", "vidssl.features"},
     {"vidssl.backbones", "vidssl.augment", "vidssl.sources"},
     {"vidssl.methods", "vidssl.detection", "vidssl.data", "vidssl.probe", "vidssl.report"},

@@ -1,1 +1,1 @@
-"""data."""
+"""Datasets and the loader: what is read when, the same on any number of workers and ranks."""
