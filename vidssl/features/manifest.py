@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vidssl.errors import BankError
-from vidssl.features.disk import sha256, whole_file
+from vidssl.files import sha256, write_text
 
 FORMAT_VERSION = 1
 KIND = "box"
@@ -171,9 +171,7 @@ def read_record(folder: Path, index: int) -> ShardRecord | None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write an object, whole or not at all; equal objects give equal bytes."""
-    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
-    with whole_file(path) as file:
-        file.write(text.encode() + b"\n")
+    write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from vidssl.errors import BankError, OutputError, listed
 from vidssl.features.bank import Bank
-from vidssl.features.disk import clean, sha256, sync_folder, whole_file
 from vidssl.features.manifest import (
     BANK_JSON,
     BankIdentity,
@@ -26,6 +25,7 @@ from vidssl.features.manifest import (
     write_json,
 )
 from vidssl.features.rows import BankRows, on_disk
+from vidssl.files import replacing, sha256, sync
 
 
 class BankWriter:
@@ -71,10 +71,10 @@ class BankWriter:
         if Manifest.read(self.folder).complete:  # a damaged shard is being replaced
             self._manifest.write(self.folder)
         name = shard_name(index)
-        clean(self.folder, name)
+        _clean(self.folder, name)
         # The record goes first and comes back last: it vouches for the two files.
         (self.folder / f"{name}.json").unlink(missing_ok=True)
-        sync_folder(self.folder)
+        sync(self.folder)
         record = _write_files(self.folder / name, features_ND, table)
         write_json(self.folder / f"{name}.json", {"name": name, **vars(record)})
 
@@ -97,7 +97,7 @@ class BankWriter:
         )
         done.write(self.folder)
         for stem in ("bank", "shard-*"):
-            clean(self.folder, stem)
+            _clean(self.folder, stem)
         return Bank.open(self.folder)
 
     def _sound(self, index: int) -> bool:
@@ -107,13 +107,19 @@ class BankWriter:
 
 def _write_files(stem: Path, features_ND: NDArray[np.float16], table: pa.Table) -> ShardRecord:
     npy, parquet = stem.with_suffix(".npy"), stem.with_suffix(".parquet")
-    with whole_file(npy) as file:
+    with replacing(npy) as aside, aside.open("wb") as file:  # given a name, numpy would add .npy
         np.save(file, features_ND, allow_pickle=False)
-    with whole_file(parquet) as file:
+    with replacing(parquet) as aside:
         pq.write_table(
-            table, file, compression="zstd", use_dictionary=["video"], write_page_checksum=True
+            table, aside, compression="zstd", use_dictionary=["video"], write_page_checksum=True
         )
     return ShardRecord(len(features_ND), sha256(npy), sha256(parquet))
+
+
+def _clean(folder: Path, stem: str) -> None:
+    """Remove the temporary files that killed processes left of ``stem``'s files."""
+    for path in folder.glob(f".{stem}.*.part"):
+        path.unlink(missing_ok=True)
 
 
 def _require_sound(dim: int, plan: Sequence[Sequence[str]]) -> None:
@@ -136,13 +142,11 @@ def _require_no_strangers(folder: Path, shards: int) -> None:
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     strangers = [name for name in names if not _ours(name, shards)]
     if BANK_JSON not in names:  # shards that no bank.json describes are somebody else's
-        strangers = [name for name in names if not name.startswith(f"{BANK_JSON}.")]
+        strangers = names
     if strangers:
         raise OutputError(listed(f"{folder} holds files that are not this bank's", strangers))
 
 
 def _ours(name: str, shards: int) -> bool:
-    match = re.fullmatch(
-        r"(?:bank\.json|shard-(\d{5,})\.(?:npy|parquet|json))(?:\.[0-9a-f]{32}\.partial)?", name
-    )
-    return match is not None and int(match[1] or 0) < max(shards, 1)
+    match = re.fullmatch(r"shard-(\d{5,})\.(?:npy|parquet|json)", name)
+    return name == BANK_JSON or (match is not None and int(match[1]) < shards)
