@@ -1,0 +1,195 @@
+"""The action detector: a trunk, a feature for each box, a bank operator if asked for, a classifier.
+
+Without an operator it is the AVA head of Feichtenhofer et al., "SlowFast Networks", ICCV 2019,
+https://arxiv.org/abs/1812.03982, section 5; with one, the long-term detector of Wu et al., CVPR
+2019, https://arxiv.org/abs/1812.05038, section 3: Linear(dropout(concat[S, operator(S, bank)])), of
+which S is what a bank stores.
+
+Differences from both: a label of -1 is left out of the loss; the mean is over the labels of one
+process, as in the authors' code, so that a process with fewer boxes gives each more weight.
+
+Tensor suffixes: B clips, C channels, T frames, H and W pixels, N boxes of all clips in order, Q
+rows of a window, F features, K classes.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from vidssl.backbones import Encoder
+from vidssl.detection.operators import AnyOperator, BankOperator
+from vidssl.detection.roi_head import RoIHead
+from vidssl.nn.step import StepOutput
+from vidssl.section import Section
+
+
+class HeadConfig(Section):
+    """The options of all that stands on the trunk."""
+
+    num_classes: PositiveInt = 80
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Before the classifier: SlowFast's AVA models 0.5, those with a feature bank 0.3."""
+    roi_resolution: PositiveInt = 7
+    aligned: bool = True
+    """RoIAlign with half-pixel alignment; models ported from Caffe2 were trained without."""
+    operator: AnyOperator | None = None
+    bank_dim: PositiveInt | None = None
+    """Features of a bank's row; None: as many as the trunk's."""
+    freeze: Literal["none", "backbone"] = "none"
+    """``backbone``: the trunk gets no gradient and its BatchNorm keeps its statistics."""
+
+
+@dataclass(frozen=True)
+class BankWindow:
+    """What the key frame of each clip sees of the bank; all its boxes see the same.
+
+    ``features`` is ``(B, Q, F)``; ``mask`` ``(B, Q)`` is true where there is a row; ``offset_s``
+    ``(B, Q)`` is the row's time less the key frame's.
+    """
+
+    features: Tensor
+    mask: Tensor
+    offset_s: Tensor
+
+
+@dataclass(frozen=True)
+class DetectionBatch:
+    """One step's input: ``clips`` ``(B, C, T, H, W)``, float, normalised.
+
+    ``boxes`` holds ``(P, 4)`` of each clip, normalised x1 y1 x2 y2, P from 0; ``labels`` is
+    ``(N, K)``: 1 the box shows the class, 0 it does not, -1 not known.
+    """
+
+    clips: Tensor
+    boxes: tuple[Tensor, ...]
+    labels: Tensor
+    window: BankWindow | None = None
+    step: int = 0
+
+
+class Detector(nn.Module):
+    """A score for each class of each box."""
+
+    def __init__(self, encoder: Encoder, config: HeadConfig) -> None:
+        """Put a fresh head on ``encoder``."""
+        super().__init__()
+        self.encoder = encoder
+        self.frozen = config.freeze == "backbone"
+        if self.frozen:
+            encoder.requires_grad_(False).eval()
+        self.roi_head = RoIHead(
+            encoder.spatial_stride, resolution=config.roi_resolution, aligned=config.aligned
+        )
+        self.bank_dim = config.bank_dim or encoder.features
+        self.operator: BankOperator | None = None
+        width = encoder.features
+        if config.operator is not None:
+            self.operator = config.operator.build(encoder.features, self.bank_dim)
+            width += self.operator.features
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(width, config.num_classes)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
+
+    def train(self, mode: bool = True) -> "Detector":
+        """Set the mode; a frozen trunk stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
+
+    def features(self, clips_BCTHW: Tensor, boxes: tuple[Tensor, ...]) -> Tensor:
+        """Return the feature of each box, ``(N, F)``: what a bank stores."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            maps_BFTHW = self.encoder.maps(clips_BCTHW)
+            height_px, width_px = clips_BCTHW.shape[-2:]
+            pooled: Tensor = self.roi_head(maps_BFTHW, boxes, (height_px, width_px))
+        return pooled
+
+    def logits(
+        self, clips_BCTHW: Tensor, boxes: tuple[Tensor, ...], window: BankWindow | None = None
+    ) -> Tensor:
+        """Return ``(N, K)``, before the sigmoid.
+
+        Raises:
+            ValueError: if a window is absent where an operator needs it, present where there is
+                none, or does not fit the clips or the bank's F.
+        """
+        self._require_window(window, len(clips_BCTHW))
+        features_NF = self.features(clips_BCTHW, boxes)
+        if self.operator is not None and window is not None:
+            answer_ND = self._ask(self.operator, features_NF, boxes, window)
+            features_NF = torch.cat([features_NF, answer_ND], dim=1)
+        logits_NK: Tensor = self.classifier(self.dropout(features_NF))
+        return logits_NK
+
+    def forward(self, batch: DetectionBatch) -> StepOutput:
+        """Return the mean binary cross-entropy over all known labels, ln 2 at the start.
+
+        The scalars are the mean score of the labels that are 1, and of those that are 0; 0 if there
+        are none. Without any known label the loss is 0 and every gradient zero rather than absent,
+        so that the other processes' step is not held up.
+
+        Raises:
+            ValueError: if the labels are not ``(N, K)``, or as ``logits`` does.
+        """
+        logits_NK = self.logits(batch.clips, batch.boxes, batch.window)
+        if logits_NK.shape != batch.labels.shape:
+            expected, found = tuple(logits_NK.shape), tuple(batch.labels.shape)
+            raise ValueError(f"expected labels {expected}, got {found}")
+        return detection_loss(logits_NK, batch.labels)
+
+    def after_step(self, progress: float) -> None:
+        """Do nothing; the trainer calls this after each step of whatever it trains."""
+
+    @staticmethod
+    def _ask(
+        operator: BankOperator, short_NF: Tensor, boxes: tuple[Tensor, ...], window: BankWindow
+    ) -> Tensor:
+        """Return the operator's answer for each box; the bank is data, no gradient enters it."""
+        device = short_NF.device
+        counts = torch.tensor([len(boxes_P4) for boxes_P4 in boxes], device=device)
+        bank_NQF, mask_NQ, offset_NQ = (
+            part.repeat_interleave(counts, dim=0, output_size=len(short_NF))
+            for part in (
+                window.features.detach().to(short_NF),
+                window.mask.to(device),
+                window.offset_s.to(device),
+            )
+        )
+        answer_ND: Tensor = operator(short_NF, bank_NQF, mask_NQ, offset_NQ)
+        return answer_ND
+
+    def _require_window(self, window: BankWindow | None, clips: int) -> None:
+        if (window is None) != (self.operator is None):
+            needed, given = ("no" if part is None else "a" for part in (self.operator, window))
+            raise ValueError(f"this detector needs {needed} window of the bank, got {given} window")
+        if window is not None:
+            found = (len(window.features), window.features.shape[-1])
+            if found != (clips, self.bank_dim):
+                expected = f"({clips}, Q, {self.bank_dim})"
+                raise ValueError(
+                    f"expected a window {expected}, got {tuple(window.features.shape)}"
+                )
+
+
+def detection_loss(logits_NK: Tensor, labels_NK: Tensor) -> StepOutput:
+    """Return the mean binary cross-entropy of the labels that are not -1, and the mean scores."""
+    logits_NK = logits_NK.float()  # half precision would round small losses away
+    targets_NK = labels_NK.to(logits_NK).clamp(min=0)
+    loss_NK = F.binary_cross_entropy_with_logits(logits_NK, targets_NK, reduction="none")
+    scores_NK = logits_NK.detach().sigmoid()
+    scalars = {
+        "positive_score": mean_where(scores_NK, labels_NK == 1),
+        "negative_score": mean_where(scores_NK, labels_NK == 0),
+    }
+    return StepOutput(mean_where(loss_NK, labels_NK >= 0), scalars)
+
+
+def mean_where(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of the values inside the mask, 0 (with a gradient of 0) if there are none."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)

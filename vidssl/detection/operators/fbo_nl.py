@@ -1,0 +1,135 @@
+"""FBO-NL: the box asks the bank by attention, layer after layer.
+
+Wu et al., "Long-Term Feature Banks for Detailed Video Understanding", CVPR 2019,
+https://arxiv.org/abs/1812.05038, section 3.3, in the form of the authors' code: only the box's side
+changes from layer to layer, and all layers read one projection of the bank. ``form: pre`` is their
+AVA and EPIC form, ``post`` their Charades form.
+
+Differences, all off by default: ``masked`` keeps rows that are not there out of the softmax (theirs
+take part as zeros); ``time_encoding`` tells each row how long before or after the box it is, which
+theirs cannot know (permuting the bank changes nothing). LayerNorm's epsilon is PyTorch's.
+
+Tensor suffixes: N boxes, Q rows of a window, F features, D the operator's width, E time features.
+"""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from vidssl.detection.operators import BankOperator, OperatorConfig
+
+PERIODS_S = (6.0, 20.0, 60.0)
+TIME_FEATURES = 3 + 2 * len(PERIODS_S)
+
+
+class Config(OperatorConfig):
+    """The options of FBO-NL; the paper's best AVA model has 3 layers."""
+
+    name: Literal["fbo_nl"] = "fbo_nl"
+    width: PositiveInt = 512
+    layers: PositiveInt = 2
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    form: Literal["pre", "post"] = "pre"
+    """Whether a layer normalises before its output weights (AVA, EPIC) or after (Charades)."""
+    masked: bool = False
+    """Leave rows that are not there out of the softmax; the paper has them take part as zeros."""
+    time_encoding: bool = False
+    """Add to each row where it lies in time; not in the paper."""
+    init_std: PositiveFloat = 0.01
+
+    def build(self, short_dim: int, bank_dim: int) -> "FBONonLocal":
+        """Build the operator; at the start it answers ``W_s S`` whatever the bank holds."""
+        return FBONonLocal(short_dim, bank_dim, self)
+
+
+class FBONonLocal(BankOperator):
+    """Layers of attention from one box to the rows of its window."""
+
+    def __init__(self, short_dim: int, bank_dim: int, config: Config) -> None:
+        """Make fresh weights."""
+        super().__init__()
+        self.features = config.width
+        self.masked = config.masked
+        self.query = linear(short_dim, config.width, config.init_std)
+        self.memory = linear(bank_dim, config.width, config.init_std)
+        self.time: nn.Linear | None = None
+        if config.time_encoding:
+            self.time = nn.Linear(TIME_FEATURES, config.width, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+
+    def forward(
+        self, short_NF: Tensor, bank_NQF: Tensor, mask_NQ: Tensor, offset_NQ: Tensor
+    ) -> Tensor:
+        """Return ``(N, D)``, the box's side after the last layer."""
+        a_ND: Tensor = self.dropout(self.query(short_NF))
+        b_NQD = self.memory(bank_NQF)
+        if self.time is not None:  # a row that is not there has no time either
+            time_NQE = time_features(offset_NQ) * mask_NQ[..., None]
+            b_NQD = b_NQD + self.time(time_NQE.to(bank_NQF.dtype))
+        b_NQD = self.dropout(b_NQD)
+        for layer in self.layers:
+            a_ND = layer(a_ND, b_NQD, mask_NQ if self.masked else None)
+        return a_ND
+
+
+class Layer(nn.Module):
+    """One step of attention; its output weights start at zero, so it starts by adding nothing."""
+
+    def __init__(self, config: Config) -> None:
+        """Make fresh weights."""
+        super().__init__()
+        width = config.width
+        self.form = config.form
+        self.theta, self.phi, self.g = (linear(width, width, config.init_std) for _ in range(3))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.out = linear(width, width, 0.0)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, a_ND: Tensor, b_NQD: Tensor, mask_NQ: Tensor | None) -> Tensor:
+        """Return the box's side after one step, ``(N, D)``; without a mask, all rows speak."""
+        y_ND = attend(self.theta(a_ND), self.phi(b_NQD), self.g(b_NQD), mask_NQ)
+        if self.form == "pre":
+            pre_ND: Tensor = a_ND + self.dropout(self.out(self.norm(y_ND).relu()))
+            return pre_ND
+        post_ND: Tensor = a_ND + self.dropout(self.norm(self.out(y_ND)))
+        return post_ND.relu()
+
+
+def attend(theta_ND: Tensor, phi_NQD: Tensor, g_NQD: Tensor, mask_NQ: Tensor | None) -> Tensor:
+    """Return the mean of ``g`` weighted by ``softmax(theta . phi / sqrt(D))``, ``(N, D)``.
+
+    Rows outside ``mask_NQ`` get no weight, and where all rows are outside, the answer is zero.
+    """
+    scores_NQ = torch.einsum("nd,nqd->nq", theta_ND, phi_NQD) / math.sqrt(theta_ND.shape[1])
+    if mask_NQ is None:
+        weights_NQ = scores_NQ.softmax(dim=1)
+    else:  # the least finite number and not -inf, of which a whole row would give NaN
+        lowest = torch.finfo(scores_NQ.dtype).min
+        weights_NQ = scores_NQ.masked_fill(~mask_NQ, lowest).softmax(dim=1) * mask_NQ
+    return torch.einsum("nq,nqd->nd", weights_NQ.to(g_NQD.dtype), g_NQD)
+
+
+def time_features(offset_NQ: Tensor) -> Tensor:
+    """Return ``(N, Q, E)`` numbers around [-1, 1] that vary smoothly with an offset in seconds.
+
+    The side (past or future), the distance on a linear and on a logarithmic scale of half a minute,
+    and the phase in three periods.
+    """
+    distance_NQ = offset_NQ.abs()
+    features = [offset_NQ.tanh(), distance_NQ / 30, distance_NQ.log1p() / math.log1p(30)]
+    for period_s in PERIODS_S:
+        phase_NQ = offset_NQ * (2 * math.pi / period_s)
+        features += [phase_NQ.sin(), phase_NQ.cos()]
+    return torch.stack(features, dim=-1)
+
+
+def linear(inputs: int, outputs: int, std: float) -> nn.Linear:
+    """Return a layer with weights of N(0, std) and no bias yet (all zero)."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.normal_(layer.weight, std=std)
+    nn.init.zeros_(layer.bias)
+    return layer
