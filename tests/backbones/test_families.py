@@ -1,0 +1,78 @@
+"""What every family of backbones promises, whichever files there are."""
+
+import importlib
+import json
+import pkgutil
+from typing import Any
+
+import pytest
+import torch
+
+import vidssl.backbones
+from vidssl.backbones import BackboneConfig
+from vidssl.backbones.slow import Config as Slow
+from vidssl.backbones.slowfast import Config as SlowFast
+
+FAMILIES = [
+    name
+    for _, name, _ in pkgutil.iter_modules(vidssl.backbones.__path__)
+    if not name.startswith("_")
+]
+
+
+def test_the_families_are_found() -> None:
+    assert {"slow", "slowfast"} <= set(FAMILIES)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_is_named_after_its_file_and_keeps_its_promises(family: str) -> None:
+    config = importlib.import_module(f"vidssl.backbones.{family}").Config()
+    assert isinstance(config, BackboneConfig)
+    assert config.name == family
+    assert json.loads(json.dumps(config.geometry_free())) == config.geometry_free()
+    with torch.device("meta"):
+        encoder = config.build()
+        clips = torch.empty(1, 3, config.frames, 224, 224)
+    map_ = encoder.maps(clips)
+    assert map_.shape[:2] == (1, encoder.features)
+    assert map_.shape[2] == config.frames // encoder.temporal_stride
+    assert map_.shape[3:] == (224 // encoder.spatial_stride,) * 2
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Slow(width=8, depths=(1, 1, 1, 1), frames=2),
+        Slow(width=8, depths=(1, 1, 1, 1), frames=2, block="basic"),
+        SlowFast(width=8, depths=(1, 1, 1, 1), frames=8),
+        SlowFast(width=8, depths=(1, 1, 1, 1), frames=8, block="basic", form="detection"),
+    ],
+)
+def test_every_parameter_is_used(config: BackboneConfig) -> None:
+    encoder = config.build()
+    encoder(torch.rand(2, 3, config.frames, 64, 64)).square().sum().backward()
+    assert [name for name, value in encoder.named_parameters() if value.grad is None] == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (Slow(), Slow(frames=4, stride=16, form="detection"), True),
+        (Slow(), Slow(temporal_blocks=(3, 4, 6, 3)), True),
+        (Slow(), Slow(temporal_blocks=(3, 4, 5, 3)), False),
+        (Slow(), Slow(width=32), False),
+        (Slow(depths=(2, 2, 2, 2)), Slow(depths=(2, 2, 2, 2), block="basic"), False),
+        (SlowFast(), SlowFast(frames=64, alpha=8, stride=1, form="detection"), True),
+        (SlowFast(), SlowFast(fusion_kernel=5), False),
+        (SlowFast(), SlowFast(beta_inverse=16), False),
+    ],
+)
+def test_equal_dictionaries_mean_exchangeable_weights(
+    one: BackboneConfig, other: BackboneConfig, same: bool
+) -> None:
+    def shapes(config: BackboneConfig) -> dict[str, Any]:
+        with torch.device("meta"):
+            return {name: value.shape for name, value in config.build().state_dict().items()}
+
+    assert (one.geometry_free() == other.geometry_free()) is same
+    assert (shapes(one) == shapes(other)) is same

@@ -1,0 +1,125 @@
+"""The trunks against pytorchvideo's models with the same weights."""
+
+import re
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vidssl.backbones import slow, slowfast
+
+with warnings.catch_warnings():
+    # pytorchvideo scripts some activations on import, which PyTorch has deprecated.
+    warnings.filterwarnings("ignore", message=".*torch.jit.script")
+    from pytorchvideo.models.resnet import create_resnet
+    from pytorchvideo.models.slowfast import create_slowfast
+
+TRUNK = 5  # blocks of the other library's models before the heads: a stem and four stages
+DILATED = ((1, 1, 1), (1, 1, 1), (1, 1, 1), (1, 2, 2))
+DETECTION_STRIDES = (1, 2, 2, 1)
+
+
+def our_name(theirs: str) -> str:
+    """Translate the name of a weight in a trunk."""
+
+    def pathway(match: re.Match[str]) -> str:
+        return f"{('slow', 'fast')[int(match['path'])]}.{match['stage']}."
+
+    name = re.sub(r"^blocks\.(?P<stage>\d)\.multipathway_blocks\.(?P<path>\d)\.", pathway, theirs)
+    name = re.sub(
+        r"^blocks\.(\d)\.multipathway_fusion\.(conv|norm)(_fast_to_slow)?", r"laterals.\1.\2", name
+    )
+    name = re.sub(r"^blocks\.", "slow.", name)
+    name = re.sub(r"^(slow|fast)\.0\.", r"\1.stem.", name)
+    name = re.sub(
+        r"^(slow|fast)\.(\d)\.res_blocks\.", lambda m: f"{m[1]}.res{int(m[2]) + 1}.", name
+    )
+    name = name.replace("branch1_", "shortcut.")
+    return re.sub(
+        r"branch2\.(conv|norm)_([abc])", lambda m: f"branch.{m[1]}{'abc'.index(m[2]) + 1}", name
+    )
+
+
+def live(model: nn.Module) -> nn.Module:
+    """Give batch norm statistics and scales that a mistake cannot hide behind; eval mode."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            nn.init.uniform_(module.weight, 0.2, 0.8)
+            nn.init.normal_(module.bias, 0, 0.1)
+            nn.init.normal_(module.running_mean, 0, 0.1)  # type: ignore[arg-type]
+            nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
+    return model.eval()
+
+
+def copy_trunk(theirs: nn.Module, ours: nn.Module) -> None:
+    weights = {
+        our_name(name): value
+        for name, value in theirs.state_dict().items()
+        if int(name.split(".")[1]) < TRUNK
+    }
+    ours.load_state_dict(weights, strict=True)
+    ours.eval()
+
+
+def through(model: nn.Module, inputs: Any) -> Any:
+    for block in model.blocks[:TRUNK]:  # type: ignore[index]
+        inputs = block(inputs)
+    return inputs
+
+
+def assert_equal(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["clip", "detection"])
+def test_slow_r50(form: str) -> None:
+    torch.manual_seed(0)
+    options = {"form": form, "frames": 4}
+    dilated: dict[str, Any] = {
+        "stage_spatial_h_stride": DETECTION_STRIDES,
+        "stage_spatial_w_stride": DETECTION_STRIDES,
+        "stage_conv_b_dilation": DILATED,
+    }
+    theirs = live(
+        create_resnet(stem_conv_kernel_size=(1, 7, 7), **(dilated if form == "detection" else {}))
+    )
+    ours = slow.Config.model_validate(options).build()
+    copy_trunk(theirs, ours)
+    clips = torch.rand(2, 3, 4, 64, 64)
+    with torch.no_grad():
+        assert_equal(ours.maps(clips), through(theirs, clips))
+
+
+@pytest.mark.parametrize(
+    ("alpha", "kernel", "form"), [(8, 5, "clip"), (4, 7, "clip"), (4, 7, "detection")]
+)
+def test_slowfast_r50(alpha: int, kernel: int, form: str) -> None:
+    torch.manual_seed(0)
+    dilated: dict[str, Any] = {
+        "stage_spatial_strides": (DETECTION_STRIDES, DETECTION_STRIDES),
+        "stage_conv_b_dilations": (DILATED, DILATED),
+    }
+    theirs = live(
+        create_slowfast(
+            slowfast_channel_reduction_ratio=(8,),
+            slowfast_conv_channel_fusion_ratio=2,
+            slowfast_fusion_conv_kernel_size=(kernel, 1, 1),
+            slowfast_fusion_conv_stride=(alpha, 1, 1),
+            **(dilated if form == "detection" else {}),
+        )
+    )
+    ours = slowfast.Config.model_validate(
+        {"alpha": alpha, "fusion_kernel": kernel, "form": form}
+    ).build()
+    copy_trunk(theirs, ours)
+    clips = torch.rand(1, 3, 32, 64, 64)
+    spread = torch.linspace(0, 31, 32 // alpha).long()
+    with torch.no_grad():
+        slow_map, fast_map = through(theirs, [clips[:, :, spread], clips])
+        our_slow, our_fast = ours.pathways(clips)
+        assert_equal(our_slow, slow_map)
+        assert_equal(our_fast, fast_map)
+        pooled = torch.cat([slow_map.mean(dim=(2, 3, 4)), fast_map.mean(dim=(2, 3, 4))], dim=1)
+        assert_equal(ours(clips), pooled)
