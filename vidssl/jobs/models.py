@@ -1,0 +1,113 @@
+"""The table of known settings: size and cost computed from the built network, accuracy quoted.
+
+Parameters and multiply-adds belong to the encoder with a 400-class linear layer on top. The
+multiply-adds are those of the convolutions and of that layer, for one view, as papers count them.
+Only accuracies are typed in, each with its source; the networks here are untrained.
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from vidssl.backbones import BackboneConfig, slow, slowfast
+
+CLASSES = 400
+CROP_PX = 256
+
+PAPER = "Feichtenhofer et al., SlowFast Networks, arXiv:1812.03982"
+ZOO = "PySlowFast model zoo"
+
+
+@dataclass(frozen=True)
+class Published:
+    """Somebody else's accuracy on Kinetics-400, in per cent, over ``views`` crops of each video."""
+
+    top1: float
+    views: int
+    source: str
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One setting; ``stride`` counts raw frames of 1/30 s, ``crop`` is in pixels."""
+
+    name: str
+    params: int
+    gflops: float
+    frames: int
+    stride: int
+    crop: int
+    feature_dim: int
+    published: Published | None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A backbone under the name that papers know it by."""
+
+    config: BackboneConfig
+    published: Published | None = None
+
+
+SETTINGS = {
+    "slow_r50_4x16": Setting(slow.Config(frames=4, stride=16), Published(72.6, 30, PAPER)),
+    "slow_r50_8x8": Setting(slow.Config(), Published(74.8, 30, ZOO)),
+    "slowfast_r50_4x16": Setting(
+        slowfast.Config(alpha=8, fusion_kernel=5), Published(75.6, 30, PAPER)
+    ),
+    "slowfast_r50_8x8": Setting(slowfast.Config(), Published(77.0, 30, PAPER)),
+    # Of res4's 23 blocks only the first 6 look along time, in both pathways: the layout whose
+    # multiply-adds are the paper's.
+    "slowfast_r101_8x8": Setting(
+        slowfast.Config(
+            depths=(3, 4, 23, 3),
+            slow_temporal_blocks=(3, 4, 6, 3),
+            fast_temporal_blocks=(3, 4, 6, 3),
+            fusion_kernel=5,
+        ),
+        Published(77.9, 30, PAPER),
+    ),
+}
+
+
+def run() -> list[ModelRow]:
+    """Return one row a setting; takes some seconds, because every network is built and run once."""
+    return [measure(name, setting) for name, setting in SETTINGS.items()]
+
+
+def measure(name: str, setting: Setting, crop_px: int = CROP_PX) -> ModelRow:
+    """Build the network of one setting and count its parameters and multiply-adds."""
+    config = setting.config
+    encoder = config.build()
+    classifier = nn.Sequential(encoder, nn.Linear(encoder.features, CLASSES)).eval()
+    clip = torch.zeros(1, 3, config.frames, crop_px, crop_px)
+    return ModelRow(
+        name=name,
+        params=sum(parameter.numel() for parameter in classifier.parameters()),
+        gflops=multiply_adds(classifier, clip) / 1e9,
+        frames=config.frames,
+        stride=config.stride,
+        crop=crop_px,
+        feature_dim=encoder.features,
+        published=setting.published,
+    )
+
+
+def multiply_adds(network: nn.Module, clip_BCTHW: torch.Tensor) -> int:
+    """Count the multiply-adds of the convolutions and linear layers in one forward pass.
+
+    The pass really runs: fvcore traces it, and tracing does not work on the meta device.
+    """
+    with warnings.catch_warnings():
+        # fvcore is built on TorchScript, which PyTorch has deprecated.
+        warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
+        from fvcore.nn import FlopCountAnalysis
+
+        analysis = FlopCountAnalysis(network, clip_BCTHW)
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        with torch.no_grad():
+            by_operator = analysis.by_operator()
+    return int(by_operator["conv"] + by_operator["linear"])
