@@ -3,6 +3,7 @@
 Array suffixes: Q rows of a window, D features.
 """
 
+import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,10 @@ MAPS_KEPT = 32  # each holds a file descriptor, of which a process has about a t
 
 @dataclass(frozen=True)
 class _Index:
-    """All rows, by video, then time, then falling score; a video's rows are ``start:stop``."""
+    """All rows, as the writer ordered them: by video, then time.
+
+    The rows of video i are ``start[i]:start[i + 1]``; ``row`` counts within the video's shard.
+    """
 
     second: NDArray[np.float64]
     score: NDArray[np.float32]
@@ -51,10 +55,12 @@ class Bank:
 
     @classmethod
     def open(cls, folder: Path) -> "Bank":
-        """Open a complete bank; sizes and the index are checked, the features are not read.
+        """Open a complete bank; the rows' checksums and the features' size are checked.
 
         Raises:
-            BankError: if there is no bank, it is not complete, or a shard is absent or cut short.
+            BankError: if there is no bank, it is not complete, or a shard is absent or does not
+                hold what was written, other than by a change of its features that only ``verify``
+                finds.
         """
         manifest = Manifest.read(folder)
         if not manifest.complete:
@@ -187,41 +193,30 @@ class Bank:
         for shard, record in enumerate(self._manifest.records):
             _require_size(self._path(shard, "npy"), record, self.dim)
             table = _read_table(self._path(shard, "parquet"), record)
-            codes.append(self._codes_of(table["video"], shard))
+            codes.append(self._codes_of(table["video"]))
             seconds.append(table["second"].to_numpy())
             scores.append(table["score"].to_numpy())
             rows.append(table["row"].to_numpy())
-        code, second = np.concatenate(codes), np.concatenate(seconds)
-        score, row = np.concatenate(scores), np.concatenate(rows)
-        order = np.lexsort((-score, second, code))
-        start = np.searchsorted(code[order], np.arange(len(self.videos) + 1))
-        return _Index(second[order], score[order], row[order], start)
+        start = np.searchsorted(np.concatenate(codes), np.arange(len(self.videos) + 1))
+        return _Index(np.concatenate(seconds), np.concatenate(scores), np.concatenate(rows), start)
 
-    def _codes_of(self, names: pa.ChunkedArray, shard: int) -> NDArray[np.int64]:
+    def _codes_of(self, names: pa.ChunkedArray) -> NDArray[np.int64]:
         """Return the position of each row's video in ``videos``."""
         encoded = names.combine_chunks().dictionary_encode()
-        try:
-            codes = [self._code[name] for name in encoded.dictionary.to_pylist()]
-        except KeyError as error:
-            where = self._path(shard, "parquet")
-            raise BankError(f"{where}: rows of {error}, which the bank does not list") from error
+        codes = [self._code[name] for name in encoded.dictionary.to_pylist()]
         indices: NDArray[np.int32] = encoded.indices.to_numpy()
         return np.array(codes, np.int64)[indices]
 
 
 def _read_table(path: Path, record: ShardRecord) -> pa.Table:
-    columns = ["video", "second", "score", "row"]
+    """Return a shard's rows; small enough to hold against their checksum whenever they are read."""
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read(columns)
-    except (OSError, pa.ArrowException) as error:
-        raise BankError(f"{path}: absent or damaged ({error})") from error
-    if table.num_rows != record.rows:
-        raise BankError(f"{path}: expected {record.rows} rows, found {table.num_rows}")
-    rows = table["row"].to_numpy()
-    if len(rows) and not 0 <= rows.min() <= rows.max() < record.rows:
-        raise BankError(f"{path}: rows outside the {record.rows} of its features")
-    return table
+        content = path.read_bytes()
+    except OSError as error:
+        raise BankError(f"{path}: cannot be read ({error.strerror})") from error
+    if hashlib.sha256(content).hexdigest() != record.parquet_sha256:
+        raise BankError(f"{path}: its bytes do not match the checksum taken when written")
+    return pq.read_table(pa.BufferReader(content), columns=["video", "second", "score", "row"])
 
 
 def _require_size(path: Path, record: ShardRecord, dim: int) -> None:
@@ -234,7 +229,7 @@ def _require_size(path: Path, record: ShardRecord, dim: int) -> None:
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
             header = file.tell()
     except (OSError, ValueError) as error:
-        raise BankError(f"{path}: absent or damaged ({error})") from error
+        raise BankError(f"{path}: cannot be read ({error})") from error
     if (shape, fortran, dtype) != ((record.rows, dim), False, np.dtype(DTYPE)):
         raise BankError(f"{path}: expected {DTYPE} ({record.rows}, {dim}), found {dtype} {shape}")
     expected, found = header + record.rows * dim * dtype.itemsize, path.stat().st_size

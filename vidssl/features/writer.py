@@ -4,7 +4,6 @@ The plan fixes which videos make up which shard, so shards can be written in any
 number of processes (each shard by one of them), and the same content always gives the same bytes.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,13 +43,16 @@ class BankWriter:
         _require_sound(dim, plan)
         self.folder = folder
         self._manifest = Manifest(dim, identity, tuple(tuple(videos) for videos in plan))
-        _require_no_strangers(folder, len(plan))
-        folder.mkdir(parents=True, exist_ok=True)
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder}: expected a folder for the bank, found a file")
         if not (folder / BANK_JSON).exists():
+            _require_only(folder, [])  # shards that no bank.json describes are somebody else's
+            folder.mkdir(parents=True, exist_ok=True)
             self._manifest.write(folder)
         if found := self._manifest.differences(Manifest.read(folder)):
             title = f"{folder} holds another bank (remove it, or write to another folder)"
             raise BankError(listed(title, found))
+        _require_only(folder, [shard_name(index) for index in range(len(plan))])
 
     def missing(self) -> list[int]:
         """Return the shards that are absent, unfinished or damaged, after reading all bytes."""
@@ -110,9 +112,7 @@ def _write_files(stem: Path, features_ND: NDArray[np.float16], table: pa.Table) 
     with replacing(npy) as aside, aside.open("wb") as file:  # given a name, numpy would add .npy
         np.save(file, features_ND, allow_pickle=False)
     with replacing(parquet) as aside:
-        pq.write_table(
-            table, aside, compression="zstd", use_dictionary=["video"], write_page_checksum=True
-        )
+        pq.write_table(table, aside, compression="zstd", use_dictionary=["video"])
     return ShardRecord(len(features_ND), sha256(npy), sha256(parquet))
 
 
@@ -133,20 +133,9 @@ def _require_sound(dim: int, plan: Sequence[Sequence[str]]) -> None:
         video.encode()  # UnicodeEncodeError is a ValueError and names the character
 
 
-def _require_no_strangers(folder: Path, shards: int) -> None:
-    """Refuse a folder with other people's files; names that start with a dot are left alone."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise OutputError(f"{folder}: expected a folder for the bank, found a file")
-    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    strangers = [name for name in names if not _ours(name, shards)]
-    if BANK_JSON not in names:  # shards that no bank.json describes are somebody else's
-        strangers = names
-    if strangers:
+def _require_only(folder: Path, shards: Sequence[str]) -> None:
+    """Refuse a folder with more than a bank's files; names that start with a dot are left alone."""
+    ours = {f"{name}.{suffix}" for name in shards for suffix in ("npy", "parquet", "json")}
+    names = {path.name for path in folder.glob("[!.]*")}
+    if strangers := sorted(names - ours - {BANK_JSON}):
         raise OutputError(listed(f"{folder} holds files that are not this bank's", strangers))
-
-
-def _ours(name: str, shards: int) -> bool:
-    match = re.fullmatch(r"shard-(\d{5,})\.(?:npy|parquet|json)", name)
-    return name == BANK_JSON or (match is not None and int(match[1]) < shards)
