@@ -4,6 +4,7 @@ A decoder that was opened before a fork hangs or fails after it, so workers come
 and open what they read themselves.
 """
 
+import signal
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -34,8 +35,14 @@ def loader(
             "multiprocessing_context": "forkserver",
             "prefetch_factor": config.prefetch,
             "num_workers": config.workers,
+            "worker_init_fn": _leave_stopping_to_the_parent,
         }
     return DataLoader(dataset, batch_sampler=batches, collate_fn=_as_list, **options)  # type: ignore[arg-type]
+
+
+def _leave_stopping_to_the_parent(worker: int) -> None:
+    """Let Ctrl-C reach the training alone, which saves and then ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _as_list(samples: list[Sample]) -> list[Sample]:

@@ -1,1 +1,1 @@
-"""jobs."""
+"""One module a command: compose the parts, run, return a result."""

@@ -1,1 +1,1 @@
-"""train."""
+"""Training: the loop, the optimizer and its schedule, the run's folder and its checkpoints."""

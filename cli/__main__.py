@@ -1,0 +1,5 @@
+"""``python -m``, for torchrun."""
+
+from .main import app
+
+app()

@@ -1,0 +1,145 @@
+"""What the commands share: errors, progress, output, and starting several processes."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from vidssl.errors import Interrupted, VidsslError
+from vidssl.progress import Progress as Callback
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+WRONG_INPUT, INTERRUPTED, STOPPED = 2, 75, 130
+PLAIN_EVERY_S = 5.0
+
+JsonTo = Annotated[
+    str | None,
+    typer.Option("--json", metavar="FILE|-", help="Write the result as JSON; - is stdout."),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe value.")
+]
+Steps = Annotated[
+    int | None, typer.Option(min=1, help="Train this many steps instead of the recipe's length.")
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Resolve all, decode one batch, do one step, write nothing."),
+]
+Gpus = Annotated[int, typer.Option(min=1, help="Processes to start on this machine, one a GPU.")]
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn what a person can cause into one message and an exit code; leave bugs as they are."""
+    try:
+        yield
+    except VidsslError as error:
+        err.print(f"[bold red]error:[/] {escape(printable(str(error)))}")
+        raise typer.Exit(WRONG_INPUT) from error
+    except Interrupted as error:
+        err.print(f"{escape(printable(str(error)))}; the same command goes on from there")
+        raise typer.Exit(INTERRUPTED) from error
+    except KeyboardInterrupt as error:
+        err.print("stopped; the same command starts again")
+        raise typer.Exit(STOPPED) from error
+
+
+def printable(text: str) -> str:
+    """Return text whose control characters, as in a hostile file name, cannot steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+@contextmanager
+def progress() -> Iterator[Callback]:
+    """Give a progress callback: bars on a terminal, a plain line now and then elsewhere."""
+    if not err.is_terminal:
+        yield _plain()
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err) as bars:
+        yield _bars(bars)
+
+
+def _bars(bars: Progress) -> Callback:
+    """Return a callback with a bar for each piece of work; a loss in its name does not make a new one."""
+    tasks: dict[str, TaskID] = {}
+
+    def show(what: str, done: int, total: int) -> None:
+        piece = what.partition(",")[0]
+        if piece not in tasks:
+            tasks[piece] = bars.add_task(what, total=total or None)
+        bars.update(tasks[piece], description=what, completed=done, total=total or None)
+
+    return show
+
+
+def _plain() -> Callback:
+    told: dict[str, float] = {}
+
+    def show(what: str, done: int, total: int) -> None:
+        piece, now = what.partition(",")[0], time.monotonic()
+        if done == total or now - told.get(piece, 0.0) > PLAIN_EVERY_S:
+            told[piece] = now
+            err.print(f"{what}: {done}/{total}" if total else f"{what}: {done}", markup=False)
+
+    return show
+
+
+def write_json(value: Any, target: str) -> None:
+    """Write a result for machines: to stdout for ``-``, else to the file, whole or not at all."""
+    from vidssl.files import write_text
+
+    text = json.dumps(value, indent=1, default=str) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+    else:
+        write_text(Path(target), text)
+
+
+def say(line: str) -> None:
+    """Print one line of the result, as it is."""
+    out.print(printable(line), markup=False)
+
+
+def length(overrides: list[str] | None, steps: int | None) -> list[str]:
+    """Return the overrides with a length in steps in place of the recipe's."""
+    own = list(overrides or ())
+    return own if steps is None else [*own, f"optim.steps={steps}", "optim.epochs=null"]
+
+
+def start_processes(count: int) -> None:
+    """Start this command again as ``count`` processes under torchrun, in place of this one."""
+    if count == 1 or "WORLD_SIZE" in os.environ:
+        return
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*launcher, f"--nproc-per-node={count}", "-m", __package__ or "", *sys.argv[1:]]
+    os.execv(sys.executable, command)

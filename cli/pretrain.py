@@ -1,0 +1,51 @@
+"""``vidssl pretrain``."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import _common
+
+
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="A bundled recipe's name, or a YAML file.")],
+    videos: Annotated[
+        str, typer.Option(help="Folder, video, list, index, or NAME:PATH to train on.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="Folder of the run.")],
+    overrides: _common.Overrides = None,
+    steps: _common.Steps = None,
+    gpus: _common.Gpus = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Insist that there is a run to go on with.")
+    ] = False,
+    dry_run: _common.DryRun = False,
+    json_to: _common.JsonTo = None,
+) -> None:
+    """Pretrain a video backbone without labels.
+
+    OUT receives encoder.safetensors with its card encoder.json, checkpoints, log.jsonl,
+    events.jsonl, the index of the videos, report.html and the resolved recipe. The same command on
+    the same folder goes on where it was stopped.
+    """
+    # Imported here because they pull in torch: `vidssl --help` must not wait for it.
+    from vidssl.jobs import pretrain as job
+    from vidssl.recipe import Pretrain, find, load
+
+    with _common.user_errors():
+        plan = load(Pretrain, find(Pretrain, recipe), _common.length(overrides, steps))
+        if dry_run:
+            _common.write_json(asdict(job.forecast(plan, videos)), json_to or "-")
+            return
+        _common.start_processes(gpus)
+        with _common.progress() as progress:
+            result = job.run(plan, videos, out, resume=resume, progress=progress)
+        if json_to is not None:
+            _common.write_json(asdict(result), json_to)
+    if json_to != "-":
+        _common.say(
+            f"{result.encoder}: {result.steps} steps on {result.videos} videos "
+            f"({result.set_aside} set aside), last loss {result.loss:.3f}"
+        )

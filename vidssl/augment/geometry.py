@@ -1,0 +1,117 @@
+"""Crops, resizes and flips of a clip, and the same for its boxes.
+
+Tensor suffixes: C channels, T frames, H and W pixels, N boxes.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CROP_TRIES = 10
+
+
+@dataclass(frozen=True)
+class View:
+    """The part of a picture that is kept, and the size that it is brought to.
+
+    ``left, top, right, bottom`` are normalised by the picture's size; ``flip`` mirrors afterwards.
+    """
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    height_px: int
+    width_px: int
+    flip: bool = False
+
+
+def whole(height_px: int, width_px: int, *, flip: bool = False) -> View:
+    """Return the view of the whole picture at the given size."""
+    return View(0.0, 0.0, 1.0, 1.0, height_px, width_px, flip)
+
+
+def short_side_size(
+    height: int, width: int, short_side_px: int, multiple: int = 1
+) -> tuple[int, int]:
+    """Return (height, width) with the given short side, both rounded to a multiple."""
+    scale = short_side_px / min(height, width)
+    sizes = (max(multiple, round(side * scale / multiple) * multiple) for side in (height, width))
+    return next(sizes), next(sizes)
+
+
+def random_resized_crop(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    *,
+    crop_px: int,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+) -> View:
+    """Return a crop of random area share and aspect ratio (width / height, log-uniform).
+
+    The Inception crop: where ten draws do not fit, the largest centred crop of a fitting aspect.
+    """
+    for _ in range(CROP_TRIES):
+        pixels = height * width * rng.uniform(*area)
+        ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
+        w, h = math.sqrt(pixels * ratio), math.sqrt(pixels / ratio)
+        if w <= width and h <= height:
+            left, top = rng.uniform(0, width - w) / width, rng.uniform(0, height - h) / height
+            return View(left, top, left + w / width, top + h / height, crop_px, crop_px)
+    ratio = min(max(width / height, aspect[0]), aspect[1])
+    w, h = min(width, height * ratio), min(height, width / ratio)
+    left, top = (1 - w / width) / 2, (1 - h / height) / 2
+    return View(left, top, 1 - left, 1 - top, crop_px, crop_px)
+
+
+def random_crop(
+    rng: np.random.Generator, height: int, width: int, *, short_side_px: int, crop_px: int
+) -> View:
+    """Return a square crop of ``crop_px`` from the picture resized to ``short_side_px``."""
+    scale = short_side_px / min(height, width)
+    h, w = crop_px / (height * scale), crop_px / (width * scale)
+    left, top = rng.uniform(0, max(0.0, 1 - w)), rng.uniform(0, max(0.0, 1 - h))
+    return View(left, top, left + min(w, 1.0), top + min(h, 1.0), crop_px, crop_px)
+
+
+def apply(clip_THWC: Tensor, view: View) -> Tensor:
+    """Return the view of a uint8 clip as floats in [0, 1], ``(C, T, height, width)``.
+
+    The crop is cut at whole pixels and resized bilinearly, antialiased when it shrinks.
+    """
+    _, height, width, _ = clip_THWC.shape
+    left, right = _span(view.left, view.right, width)
+    top, bottom = _span(view.top, view.bottom, height)
+    cut_TCHW = clip_THWC[:, top:bottom, left:right].permute(0, 3, 1, 2)
+    size = (view.height_px, view.width_px)
+    if cut_TCHW.shape[2:] != size:
+        cut_TCHW = F.interpolate(cut_TCHW, size, mode="bilinear", antialias=True)
+    if view.flip:
+        cut_TCHW = cut_TCHW.flip(3)
+    return cut_TCHW.permute(1, 0, 2, 3).to(torch.float32).div_(255.0)
+
+
+def carry(boxes_N4: Tensor, view: View) -> Tensor:
+    """Return normalised boxes in the view's coordinates, cut to it; outside it they have no area.
+
+    As in the AVA loaders of SlowFast, a box outside the crop is clipped, not removed.
+    """
+    origin = boxes_N4.new_tensor([view.left, view.top] * 2)
+    extent = boxes_N4.new_tensor([view.right - view.left, view.bottom - view.top] * 2)
+    carried = ((boxes_N4 - origin) / extent).clamp(0.0, 1.0)
+    if view.flip:
+        left, top, right, bottom = carried.unbind(1)
+        carried = torch.stack([1 - right, top, 1 - left, bottom], dim=1)
+    return carried
+
+
+def _span(start: float, end: float, size: int) -> tuple[int, int]:
+    """Return whole pixels for a normalised span, at least one."""
+    first = min(round(start * size), size - 1)
+    return first, max(first + 1, min(round(end * size), size))

@@ -1,0 +1,63 @@
+"""Collectives that are the identity in one process.
+
+Tensor suffixes: B clips of this process, G clips of all processes in order of rank.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def rank() -> int:
+    """Return this process's number, 0 where there is only one."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+@torch.no_grad()
+def gather(local_B: Tensor) -> Tensor:
+    """Return the rows of every process, ``(G, ...)``, without gradient."""
+    if world_size() == 1:
+        return local_B
+    parts = [torch.empty_like(local_B) for _ in range(world_size())]
+    dist.all_gather(parts, local_B.contiguous())
+    return torch.cat(parts)
+
+
+def local_rows(all_G: Tensor) -> Tensor:
+    """Return this process's share of rows that :func:`gather` put together."""
+    return all_G.chunk(world_size())[rank()]
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Join the processes that torchrun started, for as long as the block runs.
+
+    NCCL between GPUs, gloo between CPUs; nothing happens in a process that was started alone.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def first_here() -> Iterator[None]:
+    """Run the block on rank 0 before the other ranks run it: for what one writes and all read."""
+    if rank() != 0:
+        dist.barrier()
+    yield
+    if rank() == 0 and world_size() > 1:
+        dist.barrier()

@@ -1,0 +1,303 @@
+"""Recipes: one self-contained YAML file becomes one frozen, closed object.
+
+The file's name is the registry: ``method: {name: moco}`` is validated by ``vidssl.methods.moco``'s
+``Config``. Unknown keys, repeated keys and values out of range are refused, all at once.
+"""
+
+import importlib.resources
+import json
+import re
+from collections.abc import Hashable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+import yaml
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    SerializeAsAny,
+    ValidationError,
+)
+from pydantic_core import ErrorDetails
+
+from vidssl.augment.views import DetectionConfig, SSLConfig
+from vidssl.backbones import BackboneConfig
+from vidssl.data.loader import LoaderConfig
+from vidssl.detection.operators import OperatorConfig
+from vidssl.errors import RecipeError, listed, nearest
+from vidssl.methods import MethodConfig
+from vidssl.section import NestedError, Section, choose
+from vidssl.train.optim import OptimConfig
+
+TASKS = ("pretrain", "detection", "extract")
+
+
+Backbone = Annotated[
+    SerializeAsAny[BackboneConfig], BeforeValidator(partial(choose, "vidssl.backbones"))
+]
+Method = Annotated[SerializeAsAny[MethodConfig], BeforeValidator(partial(choose, "vidssl.methods"))]
+Operator = Annotated[
+    SerializeAsAny[OperatorConfig], BeforeValidator(partial(choose, "vidssl.detection.operators"))
+]
+
+
+class Recipe(Section):
+    """What every recipe has."""
+
+    folder: ClassVar[str]
+    seed: NonNegativeInt = 0
+    device: Literal["auto", "cpu"] = "auto"
+    """``auto`` takes the GPU where there is one."""
+    backbone: Backbone
+    loader: LoaderConfig = LoaderConfig()
+    decode_short_side_px: PositiveInt | None = None
+    """Shrink frames to this short side as they are decoded; null keeps their size."""
+
+
+class Pretrain(Recipe):
+    """Self-supervised pretraining."""
+
+    folder: ClassVar[str] = "pretrain"
+    task: Literal["pretrain"]
+    method: Method
+    augment: SSLConfig = SSLConfig()
+    optim: OptimConfig
+    log_every: PositiveInt = 10
+    save_every: PositiveInt = 500
+
+
+class DetectionBoxes(Section):
+    """Which boxes a detector is trained and tested on."""
+
+    train_iou: Annotated[float, Field(ge=0.0, le=1.0)] = 0.9
+    """Detector boxes that overlap a true box at least this much are trained on as well."""
+    train_min_score: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8
+    test_min_score: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8
+
+
+class DetectionHead(Section):
+    """The RoI head, with or without a long-term feature bank."""
+
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    roi_resolution: PositiveInt = 7
+    operator: Operator | None = None
+    """How the bank is read; null trains without a bank."""
+
+
+class Detection(Recipe):
+    """Training of an action detector."""
+
+    folder: ClassVar[str] = "detection"
+    task: Literal["detection"]
+    head: DetectionHead = DetectionHead()
+    boxes: DetectionBoxes = DetectionBoxes()
+    augment: DetectionConfig = DetectionConfig()
+    optim: OptimConfig
+    init: Literal["encoder", "detector"] = "encoder"
+    """``encoder`` starts with a fresh head; ``detector`` takes the head's common part as well."""
+    freeze: Literal["none", "backbone"] = "none"
+    log_every: PositiveInt = 10
+    save_every: PositiveInt = 500
+
+
+class Extract(Recipe):
+    """Extraction of a long-term feature bank."""
+
+    folder: ClassVar[str] = "extract"
+    task: Literal["extract"]
+    short_side_px: PositiveInt = 256
+    roi_resolution: PositiveInt = 7
+    min_score: Annotated[float, Field(ge=0.0, le=1.0)] = 0.9
+    """Boxes below this detector score are left out."""
+    batch: PositiveInt = 8
+    """Key frames in one forward pass."""
+    videos_per_shard: PositiveInt = 8
+
+
+Kind = TypeVar("Kind", bound=Recipe)
+
+
+def bundled(kind: type[Recipe]) -> dict[str, Path]:
+    """Return the bundled recipes of one kind by name."""
+    root = Path(str(importlib.resources.files("vidssl_recipes"))) / kind.folder
+    return {path.stem: path for path in sorted(root.glob("*.yaml"))}
+
+
+def find(kind: type[Recipe], name: str) -> Path:
+    """Return the file of a bundled recipe's name, or the file that ``name`` is the path of.
+
+    Raises:
+        RecipeError: if there is neither.
+    """
+    recipes = bundled(kind)
+    if name in recipes:
+        return recipes[name]
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.suffix in {".yaml", ".yml"} or path.parent != Path():
+        raise RecipeError(f"{path}: no such recipe file")
+    choices = ", ".join(recipes) or "none"
+    raise RecipeError(
+        f"no {kind.folder} recipe {name!r}{nearest(name, recipes)} (choices: {choices}, or a file)"
+    )
+
+
+def load(kind: type[Kind], path: Path, overrides: Sequence[str] = ()) -> Kind:
+    """Return the recipe at ``path`` with ``key.path=value`` overrides, values read as YAML.
+
+    Raises:
+        RecipeError: with every problem of the file and of the overrides.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read as a text file ({error})") from error
+    values = _parse(text, str(path))
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: expected keys and values, found {type(values).__name__}")
+    for override in overrides:
+        _override(values, override)
+    task = values.get("task")
+    if task in TASKS and task != kind.folder:
+        raise RecipeError(f"{path}: is a {task} recipe; expected a {kind.folder} recipe")
+    return validate(kind, values, str(path))
+
+
+def validate(kind: type[Kind], values: dict[str, Any], where: str) -> Kind:
+    """Return the recipe with the given values.
+
+    Raises:
+        RecipeError: with every problem, by its dotted key.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        title = f"{where} is not a valid {kind.folder} recipe"
+        raise RecipeError(listed(title, list(_problems(error, kind)))) from error
+
+
+def dump(recipe: Recipe) -> str:
+    """Return the resolved recipe as YAML that loads to an equal recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def backbone_from(card: dict[str, Any], where: str) -> BackboneConfig:
+    """Return the backbone that a weights' card describes.
+
+    Raises:
+        RecipeError: if this version does not know it.
+    """
+    try:
+        config: BackboneConfig = choose("vidssl.backbones", card.get("backbone"))
+    except NestedError as error:
+        problems = list(_problems(error.error, error.config, "backbone"))
+        raise RecipeError(listed(f"{where}: describes an unknown backbone", problems)) from error
+    except ValueError as error:
+        raise RecipeError(f"{where}: describes an unknown backbone: {error}") from error
+    if not isinstance(config, BackboneConfig):
+        raise RecipeError(f"{where}: describes no backbone")
+    return config
+
+
+# --- reading YAML: no tags, no repeated keys, and 1e-3 is a number
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which builds plain values only, made strict."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Refuse a key that stands twice, which PyYAML would silently overwrite."""
+        seen: dict[Any, yaml.Mark] = {}
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            mark = key_node.start_mark
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} stands twice (first on line {seen[key].line + 1})", mark
+                )
+            seen[key] = mark
+        return super().construct_mapping(node, deep)
+
+
+# The copy keeps the resolver of the safe loader itself as it is. YAML 1.1 reads 1e-3 as a string.
+_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in _Loader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 (a subclass of the safe loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        at = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise RecipeError(f"{where}{at}: {error.problem or error}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where}: not YAML: {error}") from error
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    """Set ``a.b=1`` in nested values."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"--set {override}: expected KEY=VALUE, such as optim.lr=0.1")
+    *parents, last = key.split(".")
+    place = values
+    for parent in parents:
+        if place.get(parent) is None:
+            place[parent] = {}
+        place = place[parent]
+        if not isinstance(place, dict):
+            raise RecipeError(f"--set {override}: {parent} holds a value, not further keys")
+    place[last] = _parse(text, f"--set {override}")
+
+
+# --- messages
+
+
+def _problems(error: ValidationError, kind: type[Section], at: str = "") -> Iterator[str]:
+    """Give one line a problem, nested configs included."""
+    for detail in error.errors():
+        key = ".".join([*([at] if at else []), *(str(part) for part in detail["loc"])])
+        cause = detail.get("ctx", {}).get("error")
+        if isinstance(cause, NestedError):
+            yield from _problems(cause.error, cause.config, key)
+        else:
+            yield f"{key or 'recipe'}: {_words(detail, kind)}"
+
+
+def _words(detail: ErrorDetails, kind: type[Section]) -> str:
+    if detail["type"] == "missing":
+        return "missing"
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key{_nearest_key(detail, kind)}"
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    given = detail["input"]
+    if isinstance(given, (str, int, float, bool)) or given is None:
+        return f"{message}, found {json.dumps(given)}"
+    return message
+
+
+def _nearest_key(detail: ErrorDetails, kind: type[Section]) -> str:
+    """Return the hint for an unknown key from the fields of the section that it stands in."""
+    section: Any = kind
+    for part in detail["loc"][:-1]:
+        field = getattr(section, "model_fields", {}).get(part)
+        section = _section_in(field.annotation) if field else None
+    return nearest(str(detail["loc"][-1]), getattr(section, "model_fields", {}))
+
+
+def _section_in(annotation: Any) -> Any:
+    """Return the section among the parts of an annotation such as ``Section | None``."""
+    for part in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(part, type) and issubclass(part, Section):
+            return part
+    return None
+

@@ -1,0 +1,153 @@
+"""The folder of a run: who owns it, and the two logs that it keeps.
+
+``log.jsonl`` has one object a logged step, ``events.jsonl`` one an event (starts, set-aside videos,
+alarms). ``run.json`` says what the run is; another run is refused.
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from vidssl.errors import OutputError, listed
+from vidssl.files import write_text
+from vidssl.nn.distributed import rank
+
+IDENTITY = "run.json"
+
+
+class RunFolder:
+    """One run's folder, locked while it is open.
+
+    Left before :meth:`keep` was called, because something was wrong with the input, it takes back
+    what it wrote: a refused command leaves no trace.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any], recipe_yaml: str) -> None:
+        """Take ``path`` for the run that ``identity`` describes, or go on with it.
+
+        Of several processes the first alone locks and writes.
+
+        Raises:
+            OutputError: if the folder belongs to another run, holds something else, or is in use.
+        """
+        self.path = path
+        self._writes = rank() == 0
+        self._lock: int | None = None
+        self._kept = (path / IDENTITY).is_file()
+        if not self._writes:
+            return
+        wanted = json.loads(json.dumps(identity))
+        claim(path, wanted)
+        self._made = not path.exists()
+        self._lock = _lock(path)
+        write_text(path / IDENTITY, json.dumps(wanted, indent=1) + "\n")
+        write_text(path / "recipe.yaml", recipe_yaml)
+
+    def __enter__(self) -> Self:
+        """Return the folder itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let others have the folder."""
+        if self._lock is None:
+            return
+        os.close(self._lock)
+        (self.path / ".lock").unlink(missing_ok=True)
+        if not self._kept:
+            for name in (IDENTITY, "recipe.yaml", "events.jsonl"):
+                (self.path / name).unlink(missing_ok=True)
+            if self._made and not any(self.path.iterdir()):
+                self.path.rmdir()
+
+    def keep(self) -> None:
+        """From here on there is work in the folder that must not be lost."""
+        self._kept = True
+
+    def log(self, entry: Mapping[str, Any]) -> None:
+        """Add one logged step; of several processes the first alone logs."""
+        if self._writes:
+            _append(self.path / "log.jsonl", entry)
+
+    def event(self, kind: str, **details: Any) -> None:
+        """Add one event with the time at which it happened."""
+        _append(self.path / "events.jsonl", {"event": kind, "time": time.time(), **details})
+
+    def rewind(self, step: int) -> None:
+        """Forget logged steps from ``step`` on: a continued run logs them again."""
+        if not self._writes:
+            return
+        kept = [entry for entry in read_log(self.path) if entry["step"] < step]
+        write_text(self.path / "log.jsonl", "".join(json.dumps(e) + "\n" for e in kept))
+
+
+def claim(path: Path, identity: Mapping[str, Any]) -> None:
+    """Check that ``path`` is absent, empty, or the folder of the same run.
+
+    Raises:
+        OutputError: otherwise, with what differs.
+    """
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path}: is a file; expected a folder for the run, or a new name")
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    if not (path / IDENTITY).is_file():
+        raise OutputError(f"{path}: holds other files and no {IDENTITY}; choose an empty folder")
+    there = json.loads((path / IDENTITY).read_text(encoding="utf-8"))
+    differences = _differences(there, json.loads(json.dumps(identity)))
+    if differences:
+        title = f"{path}: belongs to another run; choose another folder, or repeat that run's values"
+        raise OutputError(listed(title, differences))
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the logged steps of a run's folder; a line cut short by a crash is left out."""
+    return _read_lines(path / "log.jsonl")
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """Return the events of a run's folder."""
+    return _read_lines(path / "events.jsonl")
+
+
+def _lock(path: Path) -> int:
+    path.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise OutputError(f"{path}: another process is working in this folder") from error
+    return handle
+
+
+def _append(path: Path, entry: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return entries
+
+
+def _differences(there: Any, here: Any, at: str = "") -> list[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        return [
+            difference
+            for key in sorted(there.keys() | here.keys())
+            for difference in _differences(
+                there.get(key), here.get(key), f"{at}.{key}" if at else key
+            )
+        ]
+    return [] if there == here else [f"{at}: {json.dumps(there)} there, {json.dumps(here)} asked"]

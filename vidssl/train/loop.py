@@ -1,0 +1,220 @@
+"""The training loop: the same for a self-supervised method and for a detector.
+
+A step is: wait for the batch, put it on the device, forward, backward, optimizer, ``after_step``,
+log. Everything a step draws at random is a function of the run's seed and the step, so a run that
+was stopped and continued equals one that never stopped.
+"""
+
+import math
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from vidssl.errors import CheckpointError, Interrupted
+from vidssl.nn.distributed import rank
+from vidssl.nn.step import StepOutput
+from vidssl.progress import Progress
+from vidssl.train import checkpoint
+from vidssl.train.folder import RunFolder
+from vidssl.train.optim import OptimConfig, optimizer, schedule
+
+Raw = TypeVar("Raw")
+
+
+class Trainable(Protocol):
+    """A module whose forward is the whole training step."""
+
+    def after_step(self, progress: float) -> None:
+        """Update what is not trained by gradient."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to train, and how often to log and to save."""
+
+    optim: OptimConfig
+    steps: int
+    seed: int
+    log_every: int = 10
+    save_every: int = 500
+
+
+class Trainer:
+    """One training: its module, its optimizer and where it stands."""
+
+    def __init__(self, module: nn.Module, plan: Plan, device: torch.device) -> None:
+        """Stand at step 0."""
+        self.module = module.to(device)
+        self.plan = plan
+        self.device = device
+        self.optimizer = optimizer(module, plan.optim)
+        self.lr_at = schedule(plan.optim)
+        self.step = 0
+        self.wrapped = self.module
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            devices = [device.index] if device.type == "cuda" else None
+            self.wrapped = nn.parallel.DistributedDataParallel(self.module, device_ids=devices)
+
+    def train_step(self, batch: Any) -> dict[str, float]:
+        """Do one step; return loss, learning rate and the method's scalars.
+
+        Raises:
+            CheckpointError: if the loss is not finite; nothing has been changed by it then.
+        """
+        torch.manual_seed(self.plan.seed * 1_000_003 + self.step * 1009 + rank())
+        lr = self.lr_at(self.step / self.plan.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.wrapped.train()
+        output: StepOutput = self.wrapped(batch)
+        loss = float(output.loss)
+        if not math.isfinite(loss):
+            raise CheckpointError(
+                f"the loss became {loss} at step {self.step}; the last checkpoint is from before it "
+                "(a lower optim.lr or optim.clip_grad_norm usually helps)"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        output.loss.backward()
+        norm = self._clip()
+        self.optimizer.step()
+        self.step += 1
+        self.module.after_step(self.step / self.plan.steps)  # type: ignore[operator]
+        scalars = {name: float(value) for name, value in output.scalars.items()}
+        return {"loss": loss, "lr": lr, "grad_norm": norm, **scalars}
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the rest of the training depends on."""
+        return {
+            "step": self.step,
+            "steps": self.plan.steps,
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Stand where :meth:`state` was taken."""
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+    def _clip(self) -> float:
+        trained = [p for p in self.module.parameters() if p.grad is not None]
+        limit = self.plan.optim.clip_grad_norm or math.inf
+        return float(nn.utils.clip_grad_norm_(trained, limit))
+
+
+def fit(
+    trainer: Trainer,
+    batches: Callable[[int, int], Iterable[Raw]],
+    prepare: Callable[[Raw, int], Any],
+    folder: RunFolder,
+    progress: Progress,
+    notice: Callable[[Raw], None] = lambda raw: None,
+) -> None:
+    """Train to the end of the plan, from where the folder's newest checkpoint stands.
+
+    ``batches(first, last)`` gives the raw batches of those steps, ``prepare`` puts one on the
+    device, ``notice`` looks at each raw batch first.
+
+    Raises:
+        Interrupted: on SIGINT or SIGTERM, after a checkpoint.
+    """
+    plan, saves = trainer.plan, folder.path / "checkpoints"
+    _continue(trainer, folder)
+    clock = time.perf_counter()
+    with _stop_signals() as stopped:
+        iterator = _waiting(batches(trainer.step, plan.steps))
+        for raw, wait_s in iterator:
+            notice(raw)
+            scalars = trainer.train_step(prepare(raw, trainer.step))
+            now = time.perf_counter()
+            _log(folder, trainer, scalars, step_s=now - clock, wait_s=wait_s)
+            if rank() == 0:
+                progress(f"training, loss {scalars['loss']:.3f}", trainer.step, plan.steps)
+            clock = now
+            done = trainer.step == plan.steps
+            if rank() == 0 and (done or stopped or trainer.step % plan.save_every == 0):
+                checkpoint.save(saves, trainer.step, trainer.state())
+            if stopped and not done:
+                raise Interrupted(f"stopped at step {trainer.step} of {plan.steps}")
+
+
+def _continue(trainer: Trainer, folder: RunFolder) -> None:
+    state, passed_over = checkpoint.load_latest(folder.path / "checkpoints")
+    if state is not None:
+        trainer.restore(state)
+    if rank() == 0:
+        for reason in passed_over:
+            folder.event("checkpoint passed over", reason=reason)
+        folder.event("start", step=trainer.step)
+    folder.rewind(trainer.step)
+    folder.keep()
+
+
+def _log(
+    folder: RunFolder, trainer: Trainer, scalars: dict[str, float], *, step_s: float, wait_s: float
+) -> None:
+    plan, step = trainer.plan, trainer.step
+    if step % plan.log_every and step not in {1, plan.steps}:
+        return
+    entry = {
+        "step": step - 1,
+        **scalars,
+        "clips_per_s": plan.optim.batch / step_s,
+        "data_wait": min(1.0, wait_s / step_s),
+        "memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+    folder.log(entry)
+
+
+def _waiting(batches: Iterable[Raw]) -> Iterator[tuple[Raw, float]]:
+    """Give each batch with the seconds spent waiting for it."""
+    iterator = iter(batches)
+    while True:
+        start = time.perf_counter()
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        yield batch, time.perf_counter() - start
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Give a list that fills when the process is asked to stop; a second signal stops at once."""
+    caught: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    try:
+        before = [signal.signal(number, note) for number in numbers]
+    except ValueError:  # not the main thread: whoever owns it decides
+        yield caught
+        return
+    try:
+        yield caught
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def device_of(choice: str = "auto") -> torch.device:
+    """Return the device of this process: its own GPU where there is one, else the CPU."""
+    if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    index = int(os.environ.get("LOCAL_RANK", 0))
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
