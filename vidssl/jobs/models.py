@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from vidssl.backbones import BackboneConfig, slow, slowfast
+from vidssl.progress import Progress, silent
 
 CLASSES = 400
 CROP_PX = 256
 
-PAPER = "Feichtenhofer et al., SlowFast Networks, arXiv:1812.03982"
+PAPER = "arXiv:1812.03982"  # Feichtenhofer et al., SlowFast, the Kinetics-400 tables
 ZOO = "PySlowFast model zoo"
 
 
@@ -72,9 +73,14 @@ SETTINGS = {
 }
 
 
-def run() -> list[ModelRow]:
+def run(progress: Progress = silent) -> list[ModelRow]:
     """Return one row a setting; takes some seconds, because every network is built and run once."""
-    return [measure(name, setting) for name, setting in SETTINGS.items()]
+    rows: list[ModelRow] = []
+    for name, setting in SETTINGS.items():
+        progress("counting", len(rows), len(SETTINGS))
+        rows.append(measure(name, setting))
+    progress("counting", len(rows), len(SETTINGS))
+    return rows
 
 
 def measure(name: str, setting: Setting, crop_px: int = CROP_PX) -> ModelRow:
