@@ -93,6 +93,30 @@ def test_the_order_of_shards_and_rows_leaves_no_trace(
     assert contents(writer.close().folder) == contents(bank.folder)
 
 
+def test_rows_stand_by_video_then_time_then_falling_score_then_box(
+    tmp_path: Path, identity: BankIdentity
+) -> None:
+    rng = np.random.default_rng(0)
+    count = 60
+    rows = BankRows(
+        videos=[("b", "a")[index] for index in rng.integers(0, 2, count)],
+        seconds=rng.integers(0, 2, count).astype(np.float64),
+        boxes=rng.integers(0, 2, (count, 4)).astype(np.float64),
+        scores=rng.integers(0, 2, count).astype(np.float64),
+        features=rng.normal(size=(count, 1)),
+    )
+    writer = BankWriter(tmp_path / "bank", dim=1, identity=identity, plan=[["b", "a"]])
+    writer.write_shard(0, rows)
+    table = pq.read_table(tmp_path / "bank" / "shard-00000.parquet").to_pylist()
+    keys = [
+        ("ba".index(row["video"]), row["second"], -row["score"],
+         row["x1"], row["y1"], row["x2"], row["y2"])
+        for row in table
+    ]  # fmt: skip
+    assert keys == sorted(keys)
+    assert [row["row"] for row in table] == list(range(count))
+
+
 @pytest.mark.parametrize("rename", range(1, RENAMES + 1))
 def test_killed_before_any_rename_and_continued_equals_never_stopped(
     bank: Bank, tmp_path: Path, writer_in: Open, shard_rows: Rows, rename: int

@@ -24,7 +24,7 @@ from vidssl.features.manifest import (
     write_json,
 )
 from vidssl.features.rows import BankRows, on_disk
-from vidssl.files import replacing, sha256, sync
+from vidssl.files import replacing, sha256
 
 
 class BankWriter:
@@ -74,10 +74,8 @@ class BankWriter:
             self._manifest.write(self.folder)
         name = shard_name(index)
         _clean(self.folder, name)
-        # The record goes first and comes back last: it vouches for the two files.
-        (self.folder / f"{name}.json").unlink(missing_ok=True)
-        sync(self.folder)
         record = _write_files(self.folder / name, features_ND, table)
+        # Last, as it vouches for both; until then an older record's checksums match neither.
         write_json(self.folder / f"{name}.json", {"name": name, **vars(record)})
 
     def close(self) -> Bank:
