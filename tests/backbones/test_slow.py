@@ -82,10 +82,9 @@ def test_fresh_weights_are_kaiming_fan_out_with_one_zero_gamma_a_block() -> None
         for name, module in encoder.named_modules()
         if isinstance(module, nn.Conv3d)
     }
-    # conv2 of res5 has 512 outputs and a kernel of 1 x 3 x 3: a fan-out of 4608.
-    assert weights["slow.res5.0.branch.conv2"].std().item() == pytest.approx(
-        math.sqrt(2 / 4608), rel=0.01
-    )
+    # conv3 of res5 has 512 inputs, 2048 outputs and a kernel of 1: a fan-out of 2048.
+    std = weights["slow.res5.0.branch.conv3"].std().item()
+    assert std == pytest.approx(math.sqrt(2 / 2048), rel=0.01)
     norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm3d)]
     assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-5, 0.1)}
     zeros = [norm for norm in norms if torch.equal(norm.weight, torch.zeros_like(norm.weight))]
