@@ -17,7 +17,7 @@ Positions and boxes are in pixels, x to the right and y down. Angles are whole n
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -41,7 +41,7 @@ HUES = 10
 DIGITS = 40
 
 _SINE = np.array([round(math.sin(2 * math.pi * i / TURN), 6) for i in range(TURN)])
-_RETURN_CHANCE = 0.5
+_RETURN_CHANCE = 0.65
 _LANES_X = (24.0, 64.0, 104.0)
 _SHAKE_PX, _BOUNCE_PX = 5.0, 8.0
 # Turns of the circle a frame: 3 Hz, 1.5 Hz, and a turn in 1.2 to 1.9 s.
@@ -83,10 +83,10 @@ class Visit:
     """(frame, motion): each holds from its frame to the next."""
     changes: tuple[tuple[int, int], ...]
     """(first, last) frame of everything that changes, interactions included."""
-    track_F3: Floats
-    """Centre x, centre y in pixels, angle in ``TURN`` units, for frame ``max(start, 0)`` onwards."""
-    boxes_F4: Floats
-    """The tight box of the actor's outline in pixels, not cut to the picture."""
+    track: Floats
+    """``(F, 3)``: centre x, centre y in pixels, angle in ``TURN`` units."""
+    boxes: Floats
+    """``(F, 4)``: the tight box of the actor's outline in pixels, not cut to the picture."""
 
     @property
     def first(self) -> int:
@@ -95,11 +95,11 @@ class Visit:
 
     def present(self, frame: int) -> bool:
         """Tell whether the visit has a row for this frame of the video."""
-        return 0 <= frame - self.first < len(self.track_F3)
+        return 0 <= frame - self.first < len(self.track)
 
     def box(self, frame: int) -> Floats:
         """Return the outline's box at a frame of the video, ``(4,)`` pixels, not cut."""
-        return np.asarray(self.boxes_F4[frame - self.first])
+        return np.asarray(self.boxes[frame - self.first])
 
     def motion(self, frame: int) -> str:
         """Return the motion that holds at a frame of the video."""
@@ -126,6 +126,8 @@ class Interaction:
     """First frame of the change into it; it holds ``CHANGE`` frames later."""
     leave: int
     """First frame of the change out of it."""
+    sense: int
+    """1 for around the ellipse clockwise, -1 for the other way."""
 
     def holds(self, frame: int) -> bool:
         """Tell whether both actors are fully in it."""
@@ -156,7 +158,7 @@ class Draw:
         mixed = 0
         for part in key:
             mixed = mixed * 1_000_003 + part + 1
-        self._next = random.Random(mixed).random
+        self._next: Callable[[], float] = random.Random(mixed).random
 
     def uniform(self, low: float, high: float) -> float:
         """Return a number between the two."""
@@ -176,7 +178,8 @@ class Draw:
 
     def bell(self) -> float:
         """Return a number of mean 0 and deviation 1 between -3.5 and 3.5, nearly normal."""
-        return (sum(self._next() for _ in range(4)) - 2.0) * 3.0**0.5
+        # Not sum(): Python 3.12 made it round differently.
+        return (self._next() + self._next() + self._next() + self._next() - 2.0) * 1.732
 
     def shuffled(self, choices: Sequence[Choice]) -> list[Choice]:
         """Return ``choices`` in random order."""
@@ -196,15 +199,6 @@ class _Stay:
     end: int
 
 
-@dataclass(frozen=True)
-class _Pull:
-    """What an interaction does to one of its two visits: a path, and when it holds."""
-
-    enter: int
-    leave: int
-    path_F2: Floats
-
-
 def scenario(seed: int, index: int, seconds: float) -> Scenario:
     """Return what happens in video ``index`` of the playground of ``seed``.
 
@@ -217,15 +211,13 @@ def scenario(seed: int, index: int, seconds: float) -> Scenario:
     stays = _stays(Draw(seed, index, 1), -(-frames // FPS))
     actors = _cast(Draw(seed, index, 2), 1 + max(stay.actor for stay in stays))
     interactions = _interactions(Draw(seed, index, 3), stays)
-    draw = Draw(seed, index, 4)
-    homes = [(_LANES_X[stay.lane], draw.uniform(38.0, 58.0)) for stay in stays]
-    pulls = _pulls(Draw(seed, index, 5), stays, interactions, homes, actors)
+    homes = _homes(Draw(seed, index, 4), stays, actors)
     visits = tuple(
-        _visit(Draw(seed, index, 6, number), stay, actors[stay.actor], home, pulls[number], frames)
-        for number, (stay, home) in enumerate(zip(stays, homes, strict=True))
+        _visit(Draw(seed, index, 5, number), number, stays, homes, interactions, frames)
+        for number in range(len(stays))
     )
     # Which scene an index gets is shifted by the seed; neighbours differ, so splits are balanced.
-    scene = SCENES[(index + Draw(seed, 7).below(len(SCENES))) % len(SCENES)]
+    scene = SCENES[(index + Draw(seed).below(len(SCENES))) % len(SCENES)]
     return Scenario(seed, index, frames, scene, actors, visits, tuple(interactions))
 
 
@@ -246,10 +238,11 @@ def outline(shape: str) -> Floats:
         ValueError: if the shape is not one of ``SHAPES``.
     """
     if shape == "cross":
-        arm = 0.38
-        quarter = np.array([[arm, -arm], [0.92, -arm], [0.92, arm]])
-        turns = [quarter @ np.array([[0, 1], [-1, 0]]).T.astype(float) ** 1 for _ in ()]
-        return np.concatenate([quarter, *turns])
+        arm, tip = 0.36, 0.93
+        corner = [(tip, -arm), (tip, arm), (arm, arm)]
+        # Each turn by a quarter of the circle takes (x, y) to (-y, x).
+        turned = [[(-y, x) for x, y in corner], [(-x, -y) for x, y in corner]]
+        return np.array([*corner, *turned[0], *turned[1], *[(y, -x) for x, y in corner]])
     counts = {"disc": 32, "square": 4, "triangle": 3, "star": 10}
     if shape not in counts:
         raise ValueError(f"no shape {shape!r} (choices: {', '.join(SHAPES)})")
@@ -257,3 +250,238 @@ def outline(shape: str) -> Floats:
     angles = corners * TURN // counts[shape]
     radius = np.where(corners % 2, 0.5, 1.0) if shape == "star" else np.ones(len(corners))
     return np.stack([radius * cosine(angles), radius * sine(angles)], axis=1)
+
+
+def outlines(actor: Actor, track_F3: Floats) -> Floats:
+    """Return the vertices of an actor along its track, ``(F, V, 2)`` in pixels."""
+    x_V, y_V = outline(actor.shape).T * actor.radius_px
+    angle_F1 = track_F3[:, 2:].astype(np.int64)
+    sin_F1, cos_F1 = sine(angle_F1), cosine(angle_F1)
+    x_FV = track_F3[:, :1] + (x_V * cos_F1 - y_V * sin_F1)
+    y_FV = track_F3[:, 1:2] + (x_V * sin_F1 + y_V * cos_F1)
+    return np.stack([x_FV, y_FV], axis=2)
+
+
+def _moment(draw: Draw, second: int) -> int:
+    """Return the frame in ``second`` at which a change begins, mostly clear of key frames."""
+    offset = draw.pick((2, 3, 4, 5)) if draw.chance(0.85) else draw.pick((0, 1, 6, 7))
+    return second * FPS + offset
+
+
+def _stays(draw: Draw, seconds: int) -> list[_Stay]:
+    """Fill the lanes from before the video's beginning; stays are in order of coming in."""
+    due = [draw.below(8) - 6 for _ in _LANES_X]
+    left: dict[int, int] = {}  # by actor who may still come back: the second of going out
+    stays: list[_Stay] = []
+    newcomer = 0
+    for now in range(-6, max(seconds - 1, 1)):
+        for lane in range(len(_LANES_X)):
+            if due[lane] != now:
+                continue
+            leave = now + draw.pick((3, 4, 5, 5, 6, 6, 6))
+            due[lane] = leave + 2 + draw.below(5)
+            if leave < 1:  # over before the video begins
+                continue
+            away = [a for a, since in left.items() if AWAY_S + 1 <= now - since <= 15]
+            if away and draw.chance(_RETURN_CHANCE):
+                actor = draw.pick(away)
+            else:
+                actor, newcomer = newcomer, newcomer + 1
+            left[actor] = leave
+            begin, end = _moment(draw, now), _moment(draw, leave) + CHANGE
+            stays.append(_Stay(actor, lane, now, leave, begin, end))
+    return stays
+
+
+def _cast(draw: Draw, count: int) -> tuple[Actor, ...]:
+    """Give each identity its look; any ten in a row differ in hue, any five in shape."""
+    hues, shapes = draw.shuffled(range(HUES)), draw.shuffled(SHAPES)
+    digits = draw.shuffled(range(DIGITS))
+    actors = []
+    for number in range(count):
+        shape = shapes[(number + number // HUES) % len(SHAPES)]
+        large = shape in ("triangle", "star")
+        actors.append(
+            Actor(
+                shape=shape,
+                hue=(hues[number % HUES] + draw.uniform(-0.2, 0.2)) / HUES % 1.0,
+                radius_px=draw.uniform(16.5, 19.0) if large else draw.uniform(14.0, 17.5),
+                photo=draw.below(2),
+                crop=(draw.uniform(0, 1), draw.uniform(0, 1)),
+                digit=digits[number % DIGITS],
+                dark=draw.chance(0.5),
+            )
+        )
+    return tuple(actors)
+
+
+def _interactions(draw: Draw, stays: Sequence[_Stay]) -> list[Interaction]:
+    """Pair stays that share at least two seconds, each with one other at a time."""
+    # Stays are in order of coming in; nobody meets whoever came eight stays earlier.
+    pairs = [(one, two) for two in range(len(stays)) for one in range(max(0, two - 8), two)]
+    taken: list[tuple[int, int, int]] = []  # stay, second of entering, second of leaving
+    made = []
+    for one, two in pairs:
+        begin = max(stays[one].enter, stays[two].enter)
+        span = min(stays[one].leave, stays[two].leave) - begin
+        if span < 2 or not draw.chance(0.95):
+            continue
+        length = min(span, 3 + draw.below(3))
+        begin += draw.below(span - length + 1)
+        end = begin + length
+        busy = any(who in (one, two) and begin <= b and a <= end for who, a, b in taken)
+        if busy or _in_the_way(stays, one, two, begin, end):
+            continue
+        taken += [(one, begin, end), (two, begin, end)]
+        active, other = draw.shuffled((one, two))
+        # Only one of the two gets the label of a chase or a following, both that of a meeting.
+        kind = draw.pick(("chase", "chase", "chase", "follow", "follow", "follow", "meet", "meet"))
+        enter, leave = _moment(draw, begin), _moment(draw, end)
+        made.append(Interaction(kind, active, other, enter, leave, draw.pick((-1, 1))))
+    return made
+
+
+def _in_the_way(stays: Sequence[_Stay], one: int, two: int, begin: int, end: int) -> bool:
+    """Tell whether somebody is in the middle lane while the two are in the outer ones."""
+    outer = abs(stays[one].lane - stays[two].lane) == 2
+    return outer and any(
+        stay.lane == 1 and stay.enter <= end and begin <= stay.leave for stay in stays
+    )
+
+
+@dataclass(frozen=True)
+class _Home:
+    """Where a stay's actor is when nothing calls it elsewhere."""
+
+    x: float
+    y: float
+    actor: Actor
+
+
+def _homes(draw: Draw, stays: Sequence[_Stay], actors: Sequence[Actor]) -> list[_Home]:
+    """Return a place in its lane for each stay."""
+    return [
+        _Home(_LANES_X[stay.lane], draw.uniform(38.0, 58.0), actors[stay.actor]) for stay in stays
+    ]
+
+
+def _visit(
+    draw: Draw,
+    number: int,
+    stays: Sequence[_Stay],
+    homes: Sequence[_Home],
+    interactions: Sequence[Interaction],
+    frames: int,
+) -> Visit:
+    """Return stay ``number`` with its path: drift, then interactions, then motion, then edges."""
+    stay, home = stays[number], homes[number]
+    frame_F = np.arange(max(stay.start, 0), min(stay.end, frames))
+    motions, changes = _motions(draw, stay)
+    track_F3 = np.stack([*_drift(draw, home, frame_F), np.zeros(len(frame_F))], axis=1)
+    for what in interactions:
+        if number in (what.active, what.other):
+            share_F = _ramp(frame_F, what.enter) * (1.0 - _ramp(frame_F, what.leave))
+            path_F2 = _path(what, number, homes, frame_F)
+            track_F3[:, :2] += share_F[:, None] * (path_F2 - track_F3[:, :2])
+            changes += [(what.enter, what.enter + CHANGE), (what.leave, what.leave + CHANGE)]
+    track_F3 += _motion(draw, motions, stay, frame_F)
+    track_F3[:, :2] += _edges(draw, stay, home, track_F3, frame_F)
+    corners_FV2 = outlines(home.actor, track_F3)
+    boxes_F4 = np.concatenate([corners_FV2.min(axis=1), corners_FV2.max(axis=1)], axis=1)
+    return Visit(
+        stay.actor, stay.lane, stay.start, stay.end, motions, tuple(changes), track_F3, boxes_F4
+    )
+
+
+def _motions(draw: Draw, stay: _Stay) -> tuple[tuple[tuple[int, str], ...], list[tuple[int, int]]]:
+    """Return the motions of a stay with their first frames, and its changes so far."""
+    first = draw.pick(MOTIONS)
+    motions = [(stay.start, first)]
+    changes = [(stay.start, stay.start + CHANGE), (stay.end - CHANGE, stay.end)]
+    length = stay.leave - stay.enter
+    if length >= 4 and draw.chance(0.4):
+        change = _moment(draw, stay.enter + 2 + draw.below(length - 3))
+        second = draw.pick([name for name in MOTIONS if name != first])
+        motions.append((change + CHANGE // 2, second))
+        changes.append((change, change + CHANGE))
+    return tuple(motions), changes
+
+
+def _drift(draw: Draw, home: _Home, frame_F: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Return x and y of a slow wandering around the home: 4 px at most, 5 px/s at most."""
+    x_F = home.x + 3.0 * sine(draw.below(TURN) + (7 + draw.below(5)) * frame_F)
+    y_F = home.y + 4.0 * sine(draw.below(TURN) + (7 + draw.below(5)) * frame_F)
+    return x_F, y_F
+
+
+def _path(
+    what: Interaction, number: int, homes: Sequence[_Home], frame_F: NDArray[np.int64]
+) -> Floats:
+    """Return where an interaction wants one of its two visits to be, ``(F, 2)`` pixels."""
+    active, other = homes[what.active], homes[what.other]
+    mid_x, apart = (active.x + other.x) / 2, abs(active.x - other.x) / 2
+    if what.kind == "meet":
+        beside = (active.actor.radius_px + other.actor.radius_px) / 2 + 2.0
+        x = mid_x + (beside if homes[number].x > mid_x else -beside)
+        return np.broadcast_to(np.array([x, (active.y + other.y) / 2]), (len(frame_F), 2))
+    rate = _CHASE_RATE if what.kind == "chase" else _FOLLOW_RATE
+    # The one in front starts on its own side. On the flat ellipse of two outer lanes a smaller
+    # lead keeps about the same distance: 35 to 50 px between the centres.
+    angle_F = (0 if other.x > mid_x else TURN // 2) + what.sense * rate * (frame_F - what.enter)
+    if number == what.active:
+        angle_F = angle_F - what.sense * (276 if apart < 30 else 200)
+    return np.stack([mid_x + apart * cosine(angle_F), 48.0 + 26.0 * sine(angle_F)], axis=1)
+
+
+def _motion(
+    draw: Draw, motions: Sequence[tuple[int, str]], stay: _Stay, frame_F: NDArray[np.int64]
+) -> Floats:
+    """Return what the motions add to a track, ``(F, 3)``; the angle starts at a random tilt."""
+    add_F3 = np.zeros((len(frame_F), 3))
+    add_F3[:, 2] = draw.below(TURN)
+    ends = [since for since, _ in motions[1:]] + [stay.end]
+    for (since, name), end in zip(motions, ends, strict=True):
+        here_F = (frame_F >= since) & (frame_F < end)
+        # Past its end a motion leaves the place as it was and the angle as it has become.
+        elapsed_F = np.clip(frame_F - since, 0, end - since)
+        if name == "shake":
+            rate = _SHAKE_RATE + draw.below(31) - 15
+            add_F3[:, 0] += here_F * (_SHAKE_PX * sine(rate * elapsed_F))
+        elif name == "bounce":
+            rate = _BOUNCE_RATE + draw.below(17) - 8
+            add_F3[:, 1] += here_F * (_BOUNCE_PX * sine(rate * elapsed_F))
+        elif name == "spin":
+            low, high = _SPIN_RATE
+            add_F3[:, 2] += draw.pick((-1, 1)) * (low + draw.below(high - low)) * elapsed_F
+    return add_F3
+
+
+def _edges(
+    draw: Draw, stay: _Stay, home: _Home, track_F3: Floats, frame_F: NDArray[np.int64]
+) -> Floats:
+    """Return the way in from outside the picture and the way out, ``(F, 2)`` pixels."""
+    sideways = {0: ("left",), 1: (), 2: ("right",)}[stay.lane]
+    sides = ("top", "bottom", *sideways)
+    way_in = _outside(draw.pick(sides), home, track_F3[0])
+    way_out = _outside(draw.pick(sides), home, track_F3[-1])
+    still_out_F1 = 1.0 - _ramp(frame_F, stay.start)[:, None]
+    going_F1 = _ramp(frame_F, stay.end - CHANGE)[:, None]
+    return np.asarray(still_out_F1 * way_in + going_F1 * way_out)
+
+
+def _outside(side: str, home: _Home, place_3: Floats) -> Floats:
+    """Return the step from a place to just outside one side of the picture, ``(2,)`` pixels."""
+    x, y, radius = place_3[0], place_3[1], home.actor.radius_px + 1.0
+    steps = {
+        "left": (-x - radius, 0.0),
+        "right": (WIDTH - x + radius, 0.0),
+        "top": (0.0, -y - radius),
+        "bottom": (0.0, HEIGHT - y + radius),
+    }
+    return np.array(steps[side])
+
+
+def _ramp(frame_F: NDArray[np.int64], since: int) -> Floats:
+    """Return 0 before a frame, 1 from ``CHANGE`` frames after it, and a smooth rise between."""
+    share_F = np.clip((frame_F - since) / CHANGE, 0.0, 1.0)
+    return np.asarray(share_F * share_F * (3.0 - 2.0 * share_F))
