@@ -1,1 +1,36 @@
-"""report."""
+"""Reports: plots as PNG, and a web page in a single file that holds them.
+
+``figures`` draws; it is the only place that uses matplotlib. ``page`` puts text, tables, figures
+and commands into one HTML file that needs no network and no other file. Neither knows what a run
+is: the jobs read files and hand over plain values.
+"""
+
+from vidssl.report.page import (
+    Block,
+    Code,
+    Commands,
+    Facts,
+    Figure,
+    Figures,
+    Page,
+    Section,
+    Table,
+    Text,
+    render,
+    write,
+)
+
+__all__ = [
+    "Block",
+    "Code",
+    "Commands",
+    "Facts",
+    "Figure",
+    "Figures",
+    "Page",
+    "Section",
+    "Table",
+    "Text",
+    "render",
+    "write",
+]
