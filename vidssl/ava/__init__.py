@@ -1,1 +1,1 @@
-"""ava."""
+"""The AVA family of files and the score computed from them; numpy only."""
