@@ -66,7 +66,7 @@ def user_errors() -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """Return text whose control characters, as in a hostile file name, cannot steer the terminal."""
+    """Return text whose control characters, as in a file name, cannot steer the terminal."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
@@ -90,7 +90,7 @@ def progress() -> Iterator[Callback]:
 
 
 def _bars(bars: Progress) -> Callback:
-    """Return a callback with a bar for each piece of work; a loss in its name does not make a new one."""
+    """Return a callback with a bar for each piece of work; what follows a comma may change."""
     tasks: dict[str, TaskID] = {}
 
     def show(what: str, done: int, total: int) -> None:

@@ -2,8 +2,12 @@
 
 import typer
 
+from .eval_ava import eval_ava
+from .extract_features import extract_features
+from .finetune import finetune
 from .index import index
 from .models import models
+from .playground import playground
 from .pretrain import pretrain
 
 app = typer.Typer(
@@ -13,6 +17,10 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+app.command()(playground)
 app.command()(index)
 app.command()(pretrain)
+app.command()(finetune)
+app.command("extract-features")(extract_features)
+app.command("eval-ava")(eval_ava)
 app.command()(models)

@@ -1,4 +1,4 @@
-"""The shape of the code: imports point down, fragile dependencies stay home, the package is whole."""
+"""The shape of the code: imports point down, dependencies stay home, the package is whole."""
 
 import ast
 import tomllib
@@ -8,7 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 LAYERS = [  # lowest first; units on one line may not import each other
-    {"vidssl.errors", "vidssl.section", "vidssl.boxes", "vidssl.progress", "vidssl.files"},
+    {"vidssl.errors", "vidssl.boxes", "vidssl.progress"},
+    {"vidssl.section", "vidssl.files"},
     {"vidssl.video", "vidssl.nn", "vidssl.ava", "vidssl.features"},
     {"vidssl.backbones", "vidssl.augment", "vidssl.sources"},
     {"vidssl.methods", "vidssl.detection", "vidssl.data", "vidssl.probe", "vidssl.report"},
@@ -81,8 +82,7 @@ def test_fragile_dependencies_stay_home() -> None:
         f"{path}:{line}: {name} belongs in {' or '.join(HOMES[name.split('.')[0]])}"
         for path in sources()
         for line, name in imports(path)
-        if name.split(".")[0] in HOMES
-        and not path.as_posix().startswith(HOMES[name.split(".")[0]])
+        if name.split(".")[0] in HOMES and not path.as_posix().startswith(HOMES[name.split(".")[0]])
     ]
     assert not bad, "\n".join(bad)
 
@@ -114,8 +114,10 @@ def test_packages_are_the_folders() -> None:
     found = set()
     for top, name in mapped.items():
         for folder in [ROOT / top, *(ROOT / top).rglob("*")]:
-            if folder.is_dir() and "__pycache__" not in folder.parts and any(
-                child.suffix in {".py", ".yaml"} for child in folder.iterdir()
+            if (
+                folder.is_dir()
+                and "__pycache__" not in folder.parts
+                and any(child.suffix in {".py", ".yaml"} for child in folder.iterdir())
             ):
                 found.add(".".join((name, *folder.relative_to(ROOT / top).parts)))
     assert packages == found

@@ -1,4 +1,4 @@
-"""Errors that a person can cause: one message with what, where, expected, found, nearest right thing.
+"""Errors that a person can cause: what, where, expected, found, and the nearest right thing.
 
 The command line turns a ``VidsslError`` into one red message and exit code 2. Anything else that
 escapes is a bug and stays a traceback.
@@ -60,13 +60,13 @@ class Interrupted(BaseException):
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Return ``; did you mean 'x'?`` for the closest choice, or an empty string if none is close."""
+    """Return ``; did you mean 'x'?`` for the closest choice, or nothing if none is close."""
     matches = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
 def listed(title: str, problems: Sequence[str], limit: int = 20) -> str:
-    """Return ``title`` followed by one indented line a problem, and a count of those past ``limit``."""
+    """Return ``title``, then an indented line a problem, and a count of those past ``limit``."""
     lines = [f"{title}:", *(f"  {problem}" for problem in problems[:limit])]
     if len(problems) > limit:
         lines.append(f"  ... and {len(problems) - limit} more")

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vidssl.errors import OutputError
@@ -27,7 +27,8 @@ def replacing(path: Path) -> Iterator[Path]:
         reason = error.strerror or error
         raise OutputError(f"{path}: cannot be written: {reason}") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -26,10 +26,11 @@ from pydantic_core import ErrorDetails
 from vidssl.augment.views import DetectionConfig, SSLConfig
 from vidssl.backbones import BackboneConfig
 from vidssl.data.loader import LoaderConfig
-from vidssl.detection.operators import OperatorConfig
+from vidssl.detection.detector import HeadConfig
 from vidssl.errors import RecipeError, listed, nearest
 from vidssl.methods import MethodConfig
 from vidssl.section import NestedError, Section, choose
+from vidssl.train.loop import Precision
 from vidssl.train.optim import OptimConfig
 
 TASKS = ("pretrain", "detection", "extract")
@@ -39,9 +40,6 @@ Backbone = Annotated[
     SerializeAsAny[BackboneConfig], BeforeValidator(partial(choose, "vidssl.backbones"))
 ]
 Method = Annotated[SerializeAsAny[MethodConfig], BeforeValidator(partial(choose, "vidssl.methods"))]
-Operator = Annotated[
-    SerializeAsAny[OperatorConfig], BeforeValidator(partial(choose, "vidssl.detection.operators"))
-]
 
 
 class Recipe(Section):
@@ -51,6 +49,8 @@ class Recipe(Section):
     seed: NonNegativeInt = 0
     device: Literal["auto", "cpu"] = "auto"
     """``auto`` takes the GPU where there is one."""
+    precision: Precision = "auto"
+    """Of the training: ``auto`` computes in bfloat16 on a GPU that is made for it."""
     backbone: Backbone
     loader: LoaderConfig = LoaderConfig()
     decode_short_side_px: PositiveInt | None = None
@@ -78,21 +78,12 @@ class DetectionBoxes(Section):
     test_min_score: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8
 
 
-class DetectionHead(Section):
-    """The RoI head, with or without a long-term feature bank."""
-
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
-    roi_resolution: PositiveInt = 7
-    operator: Operator | None = None
-    """How the bank is read; null trains without a bank."""
-
-
 class Detection(Recipe):
     """Training of an action detector."""
 
     folder: ClassVar[str] = "detection"
     task: Literal["detection"]
-    head: DetectionHead = DetectionHead()
+    head: HeadConfig = HeadConfig()
     boxes: DetectionBoxes = DetectionBoxes()
     augment: DetectionConfig = DetectionConfig()
     optim: OptimConfig
@@ -217,7 +208,10 @@ class _Loader(yaml.SafeLoader):
             mark = key_node.start_mark
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} stands twice (first on line {seen[key].line + 1})", mark
+                    None,
+                    None,
+                    f"key {key!r} stands twice (first on line {seen[key].line + 1})",
+                    mark,
                 )
             seen[key] = mark
         return super().construct_mapping(node, deep)
@@ -234,7 +228,7 @@ _Loader.add_implicit_resolver(
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 (a subclass of the safe loader)
+        return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         at = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
@@ -300,4 +294,3 @@ def _section_in(annotation: Any) -> Any:
         if isinstance(part, type) and issubclass(part, Section):
             return part
     return None
-

@@ -69,7 +69,9 @@ def blur(clip_CTHW: Tensor, sigma_px: float) -> Tensor:
     kernel = torch.exp(-0.5 * (grid / sigma_px) ** 2)
     kernel = kernel / kernel.sum()
     frames = clip_CTHW.flatten(0, 1)[:, None]  # each channel of each frame alone: (C * T, 1, H, W)
-    frames = F.conv2d(F.pad(frames, (radius, radius, 0, 0), mode="reflect"), kernel[None, None, None])
+    frames = F.conv2d(
+        F.pad(frames, (radius, radius, 0, 0), mode="reflect"), kernel[None, None, None]
+    )
     kernel_column = kernel[None, None, :, None]
     frames = F.conv2d(F.pad(frames, (0, 0, radius, radius), mode="reflect"), kernel_column)
     return frames.view_as(clip_CTHW)

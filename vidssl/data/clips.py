@@ -54,7 +54,6 @@ class ClipDataset(Dataset[ClipSample]):
         self.order = Order(len(index), seed)
         self.frames, self.stride, self.views = frames, stride, views
         self.short_side_px = short_side_px
-        self._epoch: tuple[int, np.ndarray[tuple[int], np.dtype[np.int64]]] | None = None
 
     def __len__(self) -> int:
         """Return the number of videos; positions go on past it, into further epochs."""
@@ -71,20 +70,13 @@ class ClipDataset(Dataset[ClipSample]):
         """
         failed: list[tuple[str, str]] = []
         for attempt in range(min(MAX_FAILURES, len(self.index))):
-            epoch, index = self._locate(position, attempt)
+            epoch, index = self.order.at(position, attempt)
             path, duration_s = self.index.video(index)
             try:
                 return self._read(path, duration_s, epoch, index, tuple(failed))
             except VideoError as error:
                 failed.append((str(path), str(error)))
         raise VideoError(f"{len(failed)} videos in a row failed; the last: {failed[-1][1]}")
-
-    def _locate(self, position: int, attempt: int) -> tuple[int, int]:
-        """Return (epoch, video) for a position, ``attempt`` places further on in its epoch."""
-        epoch, place = divmod(position, len(self.index))
-        if self._epoch is None or self._epoch[0] != epoch:
-            self._epoch = (epoch, self.order.permutation(epoch))
-        return epoch, int(self._epoch[1][(place + attempt) % len(self.index)])
 
     def _read(
         self,

@@ -7,6 +7,7 @@ and rank r of R takes every R-th of them, so the global batch does not depend on
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +25,16 @@ class Order:
         if self.length < 1:
             raise ValueError(f"an order needs at least 1 sample, got {self.length}")
 
-    def permutation(self, epoch: int) -> NDArray[np.int64]:
-        """Return the order of the samples within ``epoch``, ``(length,)``."""
-        return rng_for(self.seed, epoch, -1).permutation(self.length)
+    def at(self, position: int, further: int = 0) -> tuple[int, int]:
+        """Return (epoch, sample) at a position, or some places further on in the same epoch."""
+        epoch, place = divmod(position, self.length)
+        order = _permutation(self.length, self.seed, epoch)
+        return epoch, int(order[(place + further) % self.length])
+
+
+@lru_cache(maxsize=2)
+def _permutation(length: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return rng_for(seed, epoch, -1).permutation(length)
 
 
 def rng_for(seed: int, epoch: int, index: int) -> np.random.Generator:

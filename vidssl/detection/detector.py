@@ -13,7 +13,7 @@ rows of a window, F features, K classes.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -30,17 +30,13 @@ from vidssl.section import Section
 class HeadConfig(Section):
     """The options of all that stands on the trunk."""
 
-    num_classes: PositiveInt = 80
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Before the classifier: SlowFast's AVA models 0.5, those with a feature bank 0.3."""
     roi_resolution: PositiveInt = 7
     aligned: bool = True
     """RoIAlign with half-pixel alignment; models ported from Caffe2 were trained without."""
     operator: AnyOperator | None = None
-    bank_dim: PositiveInt | None = None
-    """Features of a bank's row; None: as many as the trunk's."""
-    freeze: Literal["none", "backbone"] = "none"
-    """``backbone``: the trunk gets no gradient and its BatchNorm keeps its statistics."""
+    """How a feature bank is read; null trains without a bank."""
 
 
 @dataclass(frozen=True)
@@ -74,24 +70,36 @@ class DetectionBatch:
 class Detector(nn.Module):
     """A score for each class of each box."""
 
-    def __init__(self, encoder: Encoder, config: HeadConfig) -> None:
-        """Put a fresh head on ``encoder``."""
+    def __init__(
+        self,
+        encoder: Encoder,
+        config: HeadConfig,
+        *,
+        num_classes: int,
+        bank_dim: int | None = None,
+        freeze_backbone: bool = False,
+    ) -> None:
+        """Put a fresh head for ``num_classes`` on ``encoder``.
+
+        ``bank_dim`` is the number of features of a bank's row, by default the trunk's. A frozen
+        backbone gets no gradient, and its BatchNorm keeps its statistics.
+        """
         super().__init__()
         self.encoder = encoder
-        self.frozen = config.freeze == "backbone"
+        self.frozen = freeze_backbone
         if self.frozen:
             encoder.requires_grad_(False).eval()
         self.roi_head = RoIHead(
             encoder.spatial_stride, resolution=config.roi_resolution, aligned=config.aligned
         )
-        self.bank_dim = config.bank_dim or encoder.features
+        self.bank_dim = bank_dim or encoder.features
         self.operator: BankOperator | None = None
         width = encoder.features
         if config.operator is not None:
             self.operator = config.operator.build(encoder.features, self.bank_dim)
             width += self.operator.features
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(width, config.num_classes)
+        self.classifier = nn.Linear(width, num_classes)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
 
@@ -104,11 +112,10 @@ class Detector(nn.Module):
 
     def features(self, clips_BCTHW: Tensor, boxes: tuple[Tensor, ...]) -> Tensor:
         """Return the feature of each box, ``(N, F)``: what a bank stores."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            maps_BFTHW = self.encoder.maps(clips_BCTHW)
-            height_px, width_px = clips_BCTHW.shape[-2:]
-            pooled: Tensor = self.roi_head(maps_BFTHW, boxes, (height_px, width_px))
-        return pooled
+        height_px, width_px = clips_BCTHW.shape[-2:]
+        maps_BFTHW = self.encoder.maps(clips_BCTHW)
+        pooled_NF: Tensor = self.roi_head(maps_BFTHW, boxes, (height_px, width_px))
+        return pooled_NF
 
     def logits(
         self, clips_BCTHW: Tensor, boxes: tuple[Tensor, ...], window: BankWindow | None = None
@@ -180,7 +187,7 @@ class Detector(nn.Module):
 def detection_loss(logits_NK: Tensor, labels_NK: Tensor) -> StepOutput:
     """Return the mean binary cross-entropy of the labels that are not -1, and the mean scores."""
     logits_NK = logits_NK.float()  # half precision would round small losses away
-    targets_NK = labels_NK.to(logits_NK).clamp(min=0)
+    targets_NK = labels_NK.to(logits_NK)
     loss_NK = F.binary_cross_entropy_with_logits(logits_NK, targets_NK, reduction="none")
     scores_NK = logits_NK.detach().sigmoid()
     scalars = {

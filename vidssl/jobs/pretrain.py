@@ -1,12 +1,11 @@
 """``vidssl pretrain``: an encoder from videos without labels."""
 
-import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 
@@ -14,19 +13,16 @@ from vidssl import __version__
 from vidssl.augment.views import ssl_views
 from vidssl.backbones import Encoder
 from vidssl.data.clips import ClipDataset, ClipSample
-from vidssl.data.loader import LoaderConfig, loader
-from vidssl.data.order import StepBatches
-from vidssl.errors import CheckpointError, RecipeError
+from vidssl.jobs import _training as training
 from vidssl.jobs import index as index_job
 from vidssl.jobs.index import open_index
 from vidssl.methods import Batch, SSLMethod
-from vidssl.nn.distributed import first_here, joined, rank, world_size
+from vidssl.nn.distributed import first_here, joined, rank
 from vidssl.progress import Progress, silent
 from vidssl.recipe import Pretrain, dump
 from vidssl.sources import scan
-from vidssl.train import checkpoint
 from vidssl.train.folder import RunFolder, claim, read_log
-from vidssl.train.loop import Plan, Trainer, device_of, fit
+from vidssl.train.loop import Trainer, fit
 from vidssl.train.weights import save_weights
 from vidssl.video.index import ClipIndex
 from vidssl.video.reader import DECODER
@@ -46,22 +42,6 @@ class PretrainResult:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """What a run of this recipe on this machine will need, from one step of it."""
-
-    recipe: dict[str, Any]
-    videos: int
-    steps: int
-    parameters: int
-    loss: float
-    load_s: float
-    step_s: float
-    hours: float
-    memory_gb: float
-    device: str
-
-
 def run(
     plan: Pretrain, videos: str, out: Path, *, resume: bool = False, progress: Progress = silent
 ) -> PretrainResult:
@@ -76,16 +56,22 @@ def run(
     started = time.monotonic()
     identity = {"command": "pretrain", "videos": videos, "recipe": plan.model_dump(mode="json")}
     claim(out, identity)
-    if resume and not checkpoint.checkpoints(out / "checkpoints"):
-        raise CheckpointError(f"{out}: holds no checkpoint to go on from; leave out --resume")
+    if resume:
+        training.require_checkpoint(out)
     scan(videos)  # a wrong path is told of before anything is written
     with joined(), RunFolder(out, identity, dump(plan)) as folder:
         with first_here():
             index = open_index(videos, out / "index.parquet", progress)
         trainer, dataset = _prepare(plan, index)
-        prepare = _on_device(plan, trainer.device)
-        fit(trainer, _batches(dataset, plan), prepare, folder, progress, _noting(folder))
-        method: SSLMethod = trainer.module  # type: ignore[assignment]
+        fit(
+            trainer,
+            training.batches(dataset, plan.optim.batch, plan.loader),
+            _on_device(plan, trainer.device),
+            folder,
+            progress,
+            training.noting_failures(folder),
+        )
+        method = cast(SSLMethod, trainer.module)
         encoder_hash = ""
         if rank() == 0:
             encoder_hash = save_encoder(out, method.encoder, plan, steps=trainer.step)
@@ -102,7 +88,7 @@ def run(
     )
 
 
-def forecast(plan: Pretrain, videos: str) -> Forecast:
+def forecast(plan: Pretrain, videos: str) -> training.Forecast:
     """Decode one batch and do one step without writing anything that stays.
 
     Raises:
@@ -115,27 +101,9 @@ def forecast(plan: Pretrain, videos: str) -> Forecast:
         listing.write_text("".join(f"{path.absolute()}\n" for path in few), encoding="utf-8")
         index_job.run(str(listing), Path(folder) / "index.parquet")
         trainer, dataset = _prepare(plan, ClipIndex(Path(folder) / "index.parquet"))
-        batches = _batches(dataset, plan, LoaderConfig(workers=0))
-        start = time.perf_counter()
-        raw = next(iter(batches(0, 1)))
-        loaded = time.perf_counter()
-        scalars = trainer.train_step(_on_device(plan, trainer.device)(raw, 0))
-        end = time.perf_counter()
-    steps = plan.optim.total_steps(len(paths))
-    workers = max(1, plan.loader.workers)
-    step_s = max(end - loaded, (loaded - start) / workers)
-    return Forecast(
-        recipe=plan.model_dump(mode="json"),
-        videos=len(paths),
-        steps=steps,
-        parameters=sum(p.numel() for p in trainer.module.parameters() if p.requires_grad),
-        loss=scalars["loss"],
-        load_s=loaded - start,
-        step_s=end - loaded,
-        hours=steps * step_s / 3600,
-        memory_gb=_peak_gb(trainer.device),
-        device=str(trainer.device),
-    )
+        return training.forecast(
+            plan, trainer, dataset, _on_device(plan, trainer.device), samples=len(paths)
+        )
 
 
 def save_encoder(folder: Path, encoder: Encoder, plan: Pretrain, *, steps: int) -> str:
@@ -151,10 +119,6 @@ def save_encoder(folder: Path, encoder: Encoder, plan: Pretrain, *, steps: int) 
 
 
 def _prepare(plan: Pretrain, index: ClipIndex) -> tuple[Trainer, ClipDataset]:
-    if plan.optim.batch % world_size():
-        raise RecipeError(
-            f"optim.batch: {plan.optim.batch} cannot be shared by {world_size()} processes"
-        )
     torch.manual_seed(plan.seed)
     method = plan.method.build(plan.backbone.build())
     dataset = ClipDataset(
@@ -165,19 +129,7 @@ def _prepare(plan: Pretrain, index: ClipIndex) -> tuple[Trainer, ClipDataset]:
         seed=plan.seed,
         short_side_px=plan.decode_short_side_px,
     )
-    steps = plan.optim.total_steps(len(index))
-    schedule = Plan(plan.optim, steps, plan.seed, plan.log_every, plan.save_every)
-    return Trainer(method, schedule, device_of(plan.device)), dataset
-
-
-def _batches(
-    dataset: ClipDataset, plan: Pretrain, config: LoaderConfig | None = None
-) -> Callable[[int, int], Iterable[list[ClipSample]]]:
-    def between(first: int, last: int) -> Iterable[list[ClipSample]]:
-        steps = StepBatches(plan.optim.batch, first, last, rank(), world_size())
-        return loader(dataset, steps, config or plan.loader)
-
-    return between
+    return training.trainer(method, plan, len(index)), dataset
 
 
 def _on_device(
@@ -194,22 +146,3 @@ def _on_device(
         return Batch(tuple(views), step)
 
     return prepare
-
-
-def _noting(folder: RunFolder) -> Callable[[Sequence[ClipSample]], None]:
-    """Return what records each video that failed while training, once."""
-    told: set[str] = set()
-
-    def note(samples: Sequence[ClipSample]) -> None:
-        for path, error in (failure for sample in samples for failure in sample.failed):
-            if path not in told:
-                told.add(path)
-                folder.event("video set aside", path=path, error=error)
-
-    return note
-
-
-def _peak_gb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -40,7 +40,7 @@ class SSLMethod(nn.Module, ABC):
     def forward(self, batch: Batch) -> StepOutput:
         """Return the loss of one batch and the scalars to log."""
 
-    def after_step(self, progress: float) -> None:  # noqa: B027 (most methods need nothing here)
+    def after_step(self, progress: float) -> None:
         """Update what is not trained by gradient; ``progress`` runs over [0, 1]."""
 
 

@@ -49,7 +49,7 @@ class MoCo(SSLMethod):
     """Two clips of a video, a trained encoder, its moving average, and a queue of keys."""
 
     num_views: ClassVar[int] = 2
-    queue_KD: Tensor
+    queue: Tensor  # (K, D)
     pointer: Tensor
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
@@ -59,7 +59,7 @@ class MoCo(SSLMethod):
         self.projector = mlp(encoder.features, config.hidden, config.dim)
         self.key_encoder = frozen_copy(encoder)
         self.key_projector = frozen_copy(self.projector)
-        self.register_buffer("queue_KD", F.normalize(torch.randn(config.queue, config.dim), dim=1))
+        self.register_buffer("queue", F.normalize(torch.randn(config.queue, config.dim), dim=1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
 
     def forward(self, batch: Batch) -> StepOutput:
@@ -68,8 +68,8 @@ class MoCo(SSLMethod):
         one, two = batch.views
         pairs = [(one, two), (two, one)] if self.config.symmetric else [(one, two)]
         keys = [self._keys(clips, batch.step * 2 + i) for i, (_, clips) in enumerate(pairs)]
-        queries = [F.normalize(self.projector(self.encoder(q)), dim=1) for q, _ in pairs]
-        negatives = self.queue_KD.clone()  # the queue changes below, before the backward pass
+        queries = [F.normalize(self.projector(self.encoder(q)).float(), dim=1) for q, _ in pairs]
+        negatives = self.queue.clone()  # the queue changes below, before the backward pass
         losses = [
             contrast(q, k, negatives, self.config.temperature)
             for q, k in zip(queries, keys, strict=True)
@@ -93,22 +93,26 @@ class MoCo(SSLMethod):
         mine = local_rows(everything[shuffled])
         groups = mine.chunk(self.config.key_groups if world_size() == 1 else 1)
         keys = torch.cat([self.key_projector(self.key_encoder(group)) for group in groups])
-        return local_rows(gather(F.normalize(keys, dim=1))[shuffled.argsort()])
+        return local_rows(gather(F.normalize(keys.float(), dim=1))[shuffled.argsort()])
 
     @torch.no_grad()
     def _enqueue(self, keys_GD: Tensor) -> None:
         """Overwrite the oldest rows of the queue, going round at its end."""
-        length = len(self.queue_KD)
+        length = len(self.queue)
         keys_GD = keys_GD[-length:]
         rows = (self.pointer + torch.arange(len(keys_GD), device=keys_GD.device)) % length
-        self.queue_KD[rows] = keys_GD
+        self.queue[rows] = keys_GD
         self.pointer.copy_((self.pointer + len(keys_GD)) % length)
 
 
 def contrast(q_BD: Tensor, k_BD: Tensor, negatives_KD: Tensor, temperature: float) -> Tensor:
-    """Return the mean of ``-log softmax`` of each query's own key against the negatives."""
-    positive_B1 = (q_BD * k_BD).sum(dim=1, keepdim=True)
-    logits = torch.cat([positive_B1, q_BD @ negatives_KD.T], dim=1) / temperature
+    """Return the mean of ``-log softmax`` of each query's own key against the negatives.
+
+    In full precision: half of it would leave two digits of a similarity.
+    """
+    with torch.autocast(q_BD.device.type, enabled=False):
+        positive_B1 = (q_BD * k_BD).sum(dim=1, keepdim=True)
+        logits = torch.cat([positive_B1, q_BD @ negatives_KD.T], dim=1) / temperature
     return F.cross_entropy(logits, torch.zeros(len(q_BD), dtype=torch.long, device=q_BD.device))
 
 

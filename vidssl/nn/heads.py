@@ -3,6 +3,8 @@
 Tensor suffixes: B clips, D features.
 """
 
+from itertools import pairwise
+
 from torch import nn
 
 
@@ -17,7 +19,7 @@ def mlp(*widths: int, norm: bool = False) -> nn.Sequential:
     if len(widths) < 2:
         raise ValueError(f"a head needs an input and an output width, got {widths}")
     layers: list[nn.Module] = []
-    for i, (wide, narrow) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (wide, narrow) in enumerate(pairwise(widths)):
         last = i == len(widths) - 2
         layers.append(nn.Linear(wide, narrow, bias=last or not norm))
         if not last:

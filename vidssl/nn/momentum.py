@@ -21,5 +21,6 @@ def follow(twin: nn.Module, net: nn.Module, momentum: float) -> None:
 
     Parameters only: the twin's BatchNorm keeps running statistics of what the twin itself sees.
     """
-    kept, new = list(twin.parameters()), [p.detach() for p in net.parameters()]
+    kept = [p.detach() for p in twin.parameters()]
+    new = [p.detach() for p in net.parameters()]
     torch._foreach_lerp_(kept, new, 1 - momentum)

@@ -11,7 +11,25 @@ from pathlib import Path
 from vidssl.errors import SourceError, nearest
 
 SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .mpe .ts .m2ts .mts .flv .wmv .asf .ogv .3gp".split()
+    [
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".mpg",
+        ".mpeg",
+        ".mpe",
+        ".ts",
+        ".m2ts",
+        ".mts",
+        ".flv",
+        ".wmv",
+        ".asf",
+        ".ogv",
+        ".3gp",
+    ]
 )
 
 

@@ -35,8 +35,8 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
         aside.mkdir()
         torch.save(state, aside / STATE)
         sync(aside / STATE)
-        size = (aside / STATE).stat().st_size
-        manifest = {"step": step, "files": {STATE: {"bytes": size, "sha256": sha256(aside / STATE)}}}
+        facts = {"bytes": (aside / STATE).stat().st_size, "sha256": sha256(aside / STATE)}
+        manifest = {"step": step, "files": {STATE: facts}}
         write_text(aside / MANIFEST, json.dumps(manifest, indent=1))
         _remove(*([final] if final.exists() else []))
         aside.rename(final)

@@ -99,7 +99,7 @@ def claim(path: Path, identity: Mapping[str, Any]) -> None:
     there = json.loads((path / IDENTITY).read_text(encoding="utf-8"))
     differences = _differences(there, json.loads(json.dumps(identity)))
     if differences:
-        title = f"{path}: belongs to another run; choose another folder, or repeat that run's values"
+        title = f"{path}: belongs to another run; choose another folder, or its values"
         raise OutputError(listed(title, differences))
 
 

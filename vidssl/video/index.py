@@ -1,4 +1,4 @@
-"""The clip index: one Parquet row a video, memory-mapped, so that a million rows cost a worker nothing."""
+"""The clip index: one Parquet row a video, memory-mapped: a million rows cost a worker nothing."""
 
 import hashlib
 import json

@@ -244,7 +244,8 @@ def _picture(frame: VideoFrame, short_side_px: int | None) -> NDArray[np.uint8]:
     if short_side_px is not None and short > short_side_px:
         width = max(1, round(width * short_side_px / short))
         height = max(1, round(height * short_side_px / short))
-    picture = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
+    shaped = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
+    picture = shaped.astype(np.uint8, copy=False)
     turns = round(rotation(frame) / 90) % 4
     return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 

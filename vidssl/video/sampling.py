@@ -19,7 +19,7 @@ def step_s(stride: int) -> float:
 
 def clip_times(start_s: float, frames: int, stride: int) -> NDArray[np.float64]:
     """Return the times of a clip's frames, ``(T,)``, the first at ``start_s``."""
-    return start_s + np.arange(frames) * step_s(stride)
+    return np.asarray(start_s + np.arange(frames) * step_s(stride), dtype=np.float64)
 
 
 def random_starts(
@@ -41,4 +41,5 @@ def centred_times(center_s: float, frames: int, stride: int) -> NDArray[np.float
     As in the AVA loaders of SlowFast, ``range(center - T * stride / 2, ..., stride)``; times
     before the video are answered by its first frame, times after it by its last.
     """
-    return center_s + (np.arange(frames) - frames // 2) * step_s(stride)
+    offsets = np.arange(frames) - frames // 2
+    return np.asarray(center_s + offsets * step_s(stride), dtype=np.float64)

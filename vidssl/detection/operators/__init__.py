@@ -7,17 +7,15 @@ by its file's name; adding one means adding ``vidssl/detection/operators/NAME.py
 Tensor suffixes: N boxes, Q rows of a window, F features, D features of the operator's answer.
 """
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny
 from torch import Tensor, nn
 
-from vidssl.errors import nearest
 from vidssl.features import WindowConfig
-from vidssl.section import Section
+from vidssl.section import Section, choose
 
 
 class BankOperator(nn.Module, ABC):
@@ -48,22 +46,5 @@ class OperatorConfig(Section, ABC):
         """Return the operator with fresh weights."""
 
 
-def choices() -> list[str]:
-    """Return the operators' names."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
-
-
-def _choose(value: object) -> object:
-    """Return the config that ``{name: ..., ...}`` stands for; anything else is left to pydantic."""
-    if not isinstance(value, dict) or "name" not in value:
-        return value
-    name = value["name"]
-    if name not in choices():
-        hint = f"{nearest(str(name), choices())} (choices: {', '.join(choices())})"
-        raise ValueError(f"no {name!r} in {__name__}{hint}")
-    config: type[OperatorConfig] = importlib.import_module(f"{__name__}.{name}").Config
-    return config.model_validate(value)
-
-
-AnyOperator = Annotated[SerializeAsAny[OperatorConfig], BeforeValidator(_choose)]
+AnyOperator = Annotated[SerializeAsAny[OperatorConfig], BeforeValidator(partial(choose, __name__))]
 """The field of a config that holds any operator's config, read by its name and written in full."""

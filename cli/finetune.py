@@ -1,0 +1,67 @@
+"""``vidssl finetune``."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import _common
+
+
+def finetune(
+    recipe: Annotated[str, typer.Argument(help="A bundled recipe's name, or a YAML file.")],
+    encoder: Annotated[
+        str, typer.Option(help="A run, an encoder.safetensors, or `random` for fresh weights.")
+    ],
+    videos: Annotated[str, typer.Option(help="Folder, list, index, or NAME:PATH of the videos.")],
+    annotations: Annotated[Path, typer.Option(help="Who does what, csv in AVA layout.")],
+    labels: Annotated[Path, typer.Option(help="Label map (pbtxt or csv).")],
+    out: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="Folder of the run.")],
+    boxes: Annotated[
+        Path | None, typer.Option(help="Detector boxes to train on beside the true ones, csv.")
+    ] = None,
+    excluded: Annotated[
+        Path | None, typer.Option(help="Key frames to leave out, csv of video and second.")
+    ] = None,
+    bank: Annotated[
+        Path | None, typer.Option(help="Feature bank, for a recipe whose head reads one.")
+    ] = None,
+    overrides: _common.Overrides = None,
+    steps: _common.Steps = None,
+    gpus: _common.Gpus = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Insist that there is a run to go on with.")
+    ] = False,
+    dry_run: _common.DryRun = False,
+    json_to: _common.JsonTo = None,
+) -> None:
+    """Train an action detector on annotated key frames.
+
+    OUT receives detector.safetensors and encoder.safetensors with their cards, checkpoints, logs,
+    report.html and the resolved recipe. The same command on the same folder goes on where it was
+    stopped.
+    """
+    # Imported here because they pull in torch: `vidssl --help` must not wait for it.
+    from vidssl.jobs import finetune as job
+    from vidssl.recipe import Detection, find, load
+
+    with _common.user_errors():
+        plan = load(Detection, find(Detection, recipe), _common.length(overrides, steps))
+        data = job.DetectionData(videos, annotations, labels, boxes, excluded, bank)
+        if dry_run:
+            _common.write_json(asdict(job.forecast(plan, encoder, data)), json_to or "-")
+            return
+        _common.start_processes(gpus)
+        with _common.progress() as progress:
+            result = job.run(plan, encoder, data, out, resume=resume, progress=progress)
+        if json_to is not None:
+            _common.write_json(asdict(result), json_to)
+    if json_to == "-":
+        return
+    _common.say(
+        f"{out / 'detector.safetensors'}: {result.steps} steps on {result.people} people in "
+        f"{result.keyframes} key frames, last loss {result.loss:.3f}"
+    )
+    for video, reason in result.unusable_videos.items():
+        _common.say(f"set aside: {video}: {reason}")

@@ -1,0 +1,245 @@
+"""Clips around annotated moments: for training a detector, for scoring one, and for feature banks.
+
+Array suffixes: T frames, H and W pixels, P people, K classes.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vidssl.ava.annotations import KeyFrame, PersonBoxes
+from vidssl.data.order import Order, rng_for
+from vidssl.errors import AnnotationError, VideoError, listed
+from vidssl.features import Bank, Window, WindowConfig
+from vidssl.video.index import ClipIndex
+from vidssl.video.reader import Reader
+from vidssl.video.sampling import centred_times
+
+MAX_FAILURES = 16
+END_SLACK_S = 0.5  # a key frame may lie this far behind the last frame's end
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The people of one key frame, annotated or detected.
+
+    ``boxes`` ``(P, 4)``; ``labels`` ``(P, K)`` multi-hot, K = 0 where nothing is known; ``scores``
+    ``(P,)`` of the detector, 1 for a true box.
+    """
+
+    video: str
+    timestamp: float
+    boxes: NDArray[np.float64]
+    labels: NDArray[np.bool_]
+    scores: NDArray[np.float64]
+
+
+def annotated(keyframe: KeyFrame) -> Moment:
+    """Return the true people of a key frame."""
+    scores = np.ones(len(keyframe.boxes))
+    return Moment(keyframe.video, keyframe.timestamp, keyframe.boxes, keyframe.labels, scores)
+
+
+def detected(people: PersonBoxes) -> list[Moment]:
+    """Return the detected people by key frame, in order of first appearance."""
+    rows: dict[tuple[str, float], list[int]] = {}
+    keys = zip(people.video.tolist(), people.timestamp.round(6).tolist(), strict=True)
+    for row, key in enumerate(keys):
+        rows.setdefault(key, []).append(row)
+    return [
+        Moment(video, seconds, people.box[r], np.zeros((len(r), 0), np.bool_), people.score[r])
+        for (video, seconds), r in rows.items()
+    ]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a key frame is read: ``frames`` of a clip, ``stride`` at 30 per second, and the window."""
+
+    frames: int
+    stride: int
+    short_side_px: int | None = None
+    window: WindowConfig | None = None
+    """The part of a feature bank that comes along; None without a bank."""
+
+
+@dataclass(frozen=True)
+class KeyFrameSample:
+    """A clip ``(T, H, W, 3)``, uint8, around a key frame, with its people.
+
+    ``boxes`` ``(P, 4)``, ``labels`` ``(P, K)`` as the key frame has them; ``seed`` makes the random
+    choices still to come. ``failed`` tells of key frames before this one that could not be read.
+    """
+
+    moment: Moment
+    clip: Tensor
+    seed: int = 0
+    window: Window | None = None
+    failed: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Key frames whose videos are there, and why others cannot be used."""
+
+    moments: list[Moment]
+    paths: dict[str, Path]
+    unusable: dict[str, str] = field(default_factory=dict)
+    lost: int = 0
+    """Key frames of unusable videos."""
+
+
+def place(moments: Sequence[Moment], index: ClipIndex, reasons: Mapping[str, str]) -> Placed:
+    """Find each key frame's video: a file of the index whose name, less its suffix, is the id.
+
+    ``reasons`` says for videos that the index set aside why.
+
+    Raises:
+        AnnotationError: if no key frame has a video, two files share an id, or a key frame lies
+            behind the end of its video.
+    """
+    wanted = {moment.video for moment in moments}
+    found: dict[str, list[tuple[Path, float]]] = {}
+    for number in range(len(index)):
+        path, duration_s = index.video(number)
+        if path.stem in wanted:
+            found.setdefault(path.stem, []).append((path, duration_s))
+    twice = [f"{v}: {f[0][0]} and {f[1][0]}" for v, f in found.items() if len(f) > 1]
+    if twice:
+        raise AnnotationError(listed("several files have the id of one video", twice))
+    if not found:
+        some = ", ".join(sorted(wanted)[:3])
+        names = ", ".join(sorted(path.stem for path in index.paths()[:3]))
+        raise AnnotationError(
+            f"none of the {len(wanted)} annotated videos ({some}, ...) is among the "
+            f"{len(index)} given ({names}, ...); ids are file names without their suffix"
+        )
+    _refuse_late(moments, {video: files[0][1] for video, files in found.items()})
+    kept = [moment for moment in moments if moment.video in found]
+    absent = sorted(wanted - found.keys())
+    return Placed(
+        kept,
+        {video: files[0][0] for video, files in found.items()},
+        {video: reasons.get(video, "no such video") for video in absent},
+        len(moments) - len(kept),
+    )
+
+
+class KeyFrameDataset(Dataset[KeyFrameSample]):
+    """Training samples by position in the endless order."""
+
+    def __init__(self, placed: Placed, reading: Reading, seed: int, bank: Bank | None) -> None:
+        self.placed, self.reading, self.bank = placed, reading, bank
+        self.order = Order(len(placed.moments), seed)
+
+    def __len__(self) -> int:
+        """Return the number of key frames; positions go on past it, into further epochs."""
+        return len(self.placed.moments)
+
+    def __getitem__(self, position: int) -> KeyFrameSample:
+        """Return the sample at ``position``; the next of the order if its video fails.
+
+        Raises:
+            VideoError: if too many fail in a row.
+        """
+        failed: list[tuple[str, str]] = []
+        for attempt in range(min(MAX_FAILURES, len(self))):
+            epoch, index = self.order.at(position, attempt)
+            moment = self.placed.moments[index]
+            rng = rng_for(self.order.seed, epoch, index)
+            path = self.placed.paths[moment.video]
+            try:
+                with Reader(path) as reader:
+                    clip = read_clip(reader, moment.timestamp, self.reading)
+            except VideoError as error:
+                failed.append((str(path), str(error)))
+                continue
+            seed = int(rng.integers(2**62))
+            window = read_window(self.bank, moment, self.reading.window, seed)
+            return KeyFrameSample(moment, clip, seed, window, tuple(failed))
+        raise VideoError(f"{len(failed)} videos in a row failed; the last: {failed[-1][1]}")
+
+
+class VideoChunks(Dataset[list[KeyFrameSample]]):
+    """Every key frame once, in chunks of one video each, in order of time.
+
+    Clips of a chunk that overlap share their decoded frames. A chunk whose video fails gives
+    samples with an empty clip and the reason in ``failed``: nothing is left out silently.
+    """
+
+    def __init__(self, placed: Placed, reading: Reading, chunk: int, bank: Bank | None) -> None:
+        self.placed, self.reading, self.bank = placed, reading, bank
+        self.chunks = list(chunks(placed.moments, chunk))
+
+    def __len__(self) -> int:
+        """Return the number of chunks."""
+        return len(self.chunks)
+
+    def __getitem__(self, index: int) -> list[KeyFrameSample]:
+        """Return the samples of one chunk."""
+        moments = [self.placed.moments[i] for i in self.chunks[index]]
+        path = self.placed.paths[moments[0].video]
+        reading = self.reading
+        times_s = [centred_times(k.timestamp, reading.frames, reading.stride) for k in moments]
+        try:
+            with Reader(path) as reader:
+                clip = reader.frames_at(np.concatenate(times_s), reading.short_side_px)
+        except VideoError as error:
+            failed = ((str(path), str(error)),)
+            empty = torch.empty(0, dtype=torch.uint8)
+            return [KeyFrameSample(moment, empty, failed=failed) for moment in moments]
+        clips = [torch.from_numpy(part) for part in np.split(clip.frames, len(moments))]
+        return [
+            KeyFrameSample(k, c, window=read_window(self.bank, k, reading.window, seed=0))
+            for k, c in zip(moments, clips, strict=True)
+        ]
+
+
+def chunks(moments: Sequence[Moment], size: int) -> Iterator[NDArray[np.int64]]:
+    """Give positions of moments, video by video in order of time, at most ``size`` a chunk."""
+    order = sorted(range(len(moments)), key=lambda i: (moments[i].video, moments[i].timestamp))
+    videos = np.array([moments[i].video for i in order])
+    edges = np.flatnonzero(videos[1:] != videos[:-1]) + 1
+    for part in np.split(np.array(order, dtype=np.int64), edges):
+        for start in range(0, len(part), size):
+            yield part[start : start + size]
+
+
+def read_clip(reader: Reader, timestamp_s: float, reading: Reading) -> Tensor:
+    """Return the clip around a moment, ``(T, H, W, 3)``, uint8."""
+    times_s = centred_times(timestamp_s, reading.frames, reading.stride)
+    return torch.from_numpy(reader.frames_at(times_s, reading.short_side_px).frames)
+
+
+def read_window(
+    bank: Bank | None, moment: Moment, config: WindowConfig | None, seed: int
+) -> Window | None:
+    """Return what the key frame sees of the bank, or None without one."""
+    if bank is None or config is None:
+        return None
+    return bank.window(
+        moment.video,
+        moment.timestamp,
+        before_s=config.before_s,
+        after_s=config.after_s,
+        per_step=config.per_step,
+        pick=config.pick,
+        seed=seed,
+    )
+
+
+def _refuse_late(moments: Sequence[Moment], durations_s: Mapping[str, float]) -> None:
+    late = [
+        f"{k.video} at {k.timestamp:g} s: the video ends at {durations_s[k.video]:.2f} s"
+        for k in moments
+        if k.video in durations_s and k.timestamp > durations_s[k.video] + END_SLACK_S
+    ]
+    if late:
+        title = "key frames behind the end of their video (is the time origin another?)"
+        raise AnnotationError(listed(title, late, limit=8))

@@ -1,0 +1,192 @@
+"""What training a detector, scoring one and extracting a bank have in common."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidssl import __version__
+from vidssl.augment import geometry
+from vidssl.augment.views import DetectionConfig, detection_view, normalise
+from vidssl.ava.labels import LabelMap
+from vidssl.backbones import BackboneConfig, Encoder
+from vidssl.data.keyframes import KeyFrameSample, Moment, Placed, Reading, place
+from vidssl.detection.detector import BankWindow, DetectionBatch, Detector
+from vidssl.errors import CheckpointError, listed
+from vidssl.features import Bank
+from vidssl.jobs.index import open_index
+from vidssl.progress import Progress
+from vidssl.recipe import Detection, backbone_from, validate
+from vidssl.train.weights import load_into, load_weights, save_weights
+from vidssl.video.index import read_rows
+from vidssl.video.reader import DECODER
+
+RANDOM = "random"
+"""In place of an encoder: start from fresh weights."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A detector from disk with what it was trained for."""
+
+    detector: Detector
+    recipe: Detection
+    labels: LabelMap
+    bank_encoder: str | None
+    weights_hash: str
+
+
+def check_encoder(card: dict[str, Any], backbone: BackboneConfig, where: str) -> None:
+    """Compare an encoder's card with the recipe's backbone.
+
+    Raises:
+        CheckpointError: with every option that decides the weights and differs.
+    """
+    there, here = backbone_from(card, where).geometry_free(), backbone.geometry_free()
+    differences = [
+        f"backbone.{key}: {there.get(key)} in the encoder, {here.get(key)} in the recipe"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key) != here.get(key)
+    ]
+    if differences:
+        raise CheckpointError(listed(f"{where}: does not fit the recipe", differences))
+
+
+def load_encoder(path: Path, backbone: BackboneConfig) -> tuple[Encoder, dict[str, Any]]:
+    """Return (the recipe's backbone with the weights at ``path``, their card).
+
+    Raises:
+        CheckpointError: if there are none, or they do not fit.
+    """
+    card, tensors = load_weights(path, "encoder")
+    check_encoder(card, backbone, str(path))
+    encoder = backbone.build()
+    load_into(encoder, tensors, str(path))
+    return encoder, card
+
+
+def save_detector(
+    folder: Path, detector: Detector, plan: Detection, labels: LabelMap, bank: Bank | None
+) -> str:
+    """Write the detector and its encoder alone, each with a card; return the former's hash."""
+    common = {"decoder": DECODER, "code": __version__}
+    backbone = plan.backbone.model_dump(mode="json")
+    trained_by = {"task": plan.task, "steps": plan.optim.steps}
+    save_weights(
+        folder,
+        "encoder",
+        detector.encoder,
+        {
+            "backbone": backbone,
+            "features": detector.encoder.features,
+            "trained_by": trained_by,
+            **common,
+        },
+    )
+    card = {
+        "recipe": plan.model_dump(mode="json"),
+        "classes": {str(number): name for number, name in labels.names.items()},
+        "bank": {"encoder": bank.encoder_hash, "dim": bank.dim} if bank else None,
+        **common,
+    }
+    return save_weights(folder, "detector", detector, card)
+
+
+def load_detector(run: Path) -> Trained:
+    """Return the detector of a finished run.
+
+    Raises:
+        CheckpointError: if the run holds none, or it is damaged.
+    """
+    card, tensors = load_weights(run, "detector")
+    plan = validate(Detection, card["recipe"], f"{run}/detector.json")
+    labels = LabelMap({int(number): name for number, name in card["classes"].items()})
+    bank = card["bank"]
+    detector = build_detector(plan, plan.backbone.build(), labels, bank["dim"] if bank else None)
+    load_into(detector, tensors, str(run))
+    return Trained(detector, plan, labels, bank["encoder"] if bank else None, card["hash"])
+
+
+def build_detector(
+    plan: Detection, encoder: Encoder, labels: LabelMap, bank_dim: int | None
+) -> Detector:
+    """Return a detector with a fresh head on ``encoder``."""
+    return Detector(
+        encoder,
+        plan.head,
+        num_classes=labels.size,
+        bank_dim=bank_dim,
+        freeze_backbone=plan.freeze == "backbone",
+    )
+
+
+def reading(plan: Detection) -> Reading:
+    """Return how the recipe's clips and windows are read."""
+    window = plan.head.operator.window if plan.head.operator else None
+    frames, stride = plan.backbone.frames, plan.backbone.stride
+    return Reading(frames, stride, plan.decode_short_side_px, window)
+
+
+def place_moments(
+    moments: Sequence[Moment], videos: str, cache: Path, progress: Progress
+) -> Placed:
+    """Return the key frames with their videos, indexed once at ``cache``.
+
+    Raises:
+        SourceError, AnnotationError: if none can be used.
+    """
+    index = open_index(videos, cache, progress)
+    rows = read_rows(index.path) if index.set_aside else []
+    reasons = {Path(row.path).stem: row.error for row in rows if row.status != "ok"}
+    return place(moments, index, reasons)
+
+
+def batcher(
+    augment: DetectionConfig, multiple: int, device: torch.device, *, training: bool
+) -> Callable[[Sequence[KeyFrameSample], int], DetectionBatch]:
+    """Return what makes a batch of raw samples: on the device, resized, boxes carried along.
+
+    Boxes of which nothing is left inside a training crop get the label -1, not known: there is
+    nothing to see of them (SlowFast trains on them all the same).
+    """
+
+    def make(samples: Sequence[KeyFrameSample], step: int) -> DetectionBatch:
+        clips, boxes, labels = [], [], []
+        size: tuple[int, int] | None = None
+        for sample in samples:
+            clip = sample.clip.to(device, non_blocking=True)
+            view = detection_view(clip, sample.seed if training else None, augment, multiple)
+            if size is not None and augment.crop_px is None:
+                # One batch, one size: the first clip's.
+                view = geometry.View(**{**vars(view), "height_px": size[0], "width_px": size[1]})
+            size = (view.height_px, view.width_px)
+            clips.append(normalise(geometry.apply(clip, view)))
+            own = torch.as_tensor(sample.moment.boxes, dtype=torch.float32, device=device)
+            carried = geometry.carry(own, view)
+            boxes.append(carried)
+            labels.append(_labels(sample, carried))
+        window = _window(samples, device)
+        return DetectionBatch(torch.stack(clips), tuple(boxes), torch.cat(labels), window, step)
+
+    return make
+
+
+def _labels(sample: KeyFrameSample, carried: Tensor) -> Tensor:
+    known = torch.as_tensor(sample.moment.labels, dtype=torch.float32, device=carried.device)
+    gone = (carried[:, 2] <= carried[:, 0]) | (carried[:, 3] <= carried[:, 1])
+    return known.masked_fill(gone[:, None], -1.0)
+
+
+def _window(samples: Sequence[KeyFrameSample], device: torch.device) -> BankWindow | None:
+    windows = [sample.window for sample in samples if sample.window is not None]
+    if not windows:
+        return None
+    return BankWindow(
+        torch.from_numpy(np.stack([w.features for w in windows])).to(device),
+        torch.from_numpy(np.stack([w.mask for w in windows])).to(device),
+        torch.from_numpy(np.stack([w.offset_s for w in windows])).to(device),
+    )

@@ -1,0 +1,136 @@
+"""What every training has in common: its length, its batches, and what failed on the way."""
+
+import resource
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from vidssl.data.loader import LoaderConfig, loader
+from vidssl.data.order import StepBatches
+from vidssl.errors import CheckpointError, RecipeError
+from vidssl.nn.distributed import rank, world_size
+from vidssl.recipe import Detection, Pretrain
+from vidssl.train import checkpoint
+from vidssl.train.folder import RunFolder
+from vidssl.train.loop import Plan, Trainer, device_of
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run of this recipe on this machine will need, from one step of it.
+
+    ``load_s`` is the time to decode one batch in one process, ``step_s`` that of the step itself,
+    which is slower than later ones; ``hours`` takes the slower of the two, with decoding shared by
+    the loader's workers.
+    """
+
+    recipe: dict[str, Any]
+    samples: int
+    steps: int
+    trained_parameters: int
+    loss: float
+    load_s: float
+    step_s: float
+    hours: float
+    memory_gb: float
+    device: str
+
+
+class Failing(Protocol):
+    """A sample that tells of the videos that failed before it: pairs of path and error."""
+
+    @property
+    def failed(self) -> tuple[tuple[str, str], ...]:
+        """What failed."""
+
+
+Sample = TypeVar("Sample", bound=Failing)
+Batches = Callable[[int, int], Iterable[list[Sample]]]
+
+
+def trainer(module: nn.Module, plan: Pretrain | Detection, samples: int) -> Trainer:
+    """Return the training of ``module`` at step 0.
+
+    Raises:
+        RecipeError: if the processes cannot share a batch equally.
+    """
+    if plan.optim.batch % world_size():
+        raise RecipeError(
+            f"optim.batch: {plan.optim.batch} cannot be shared by {world_size()} processes"
+        )
+    steps = plan.optim.total_steps(samples)
+    length = Plan(plan.optim, steps, plan.seed, plan.log_every, plan.save_every, plan.precision)
+    return Trainer(module, length, device_of(plan.device))
+
+
+def batches(dataset: Dataset[Sample], batch: int, config: LoaderConfig) -> Batches[Sample]:
+    """Return what gives this process's share of the batches of some steps."""
+
+    def between(first: int, last: int) -> Iterable[list[Sample]]:
+        return loader(dataset, StepBatches(batch, first, last, rank(), world_size()), config)
+
+    return between
+
+
+def require_checkpoint(out: Path) -> None:
+    """Refuse to resume what was never begun.
+
+    Raises:
+        CheckpointError: if there is no checkpoint.
+    """
+    if not checkpoint.checkpoints(out / "checkpoints"):
+        raise CheckpointError(f"{out}: holds no checkpoint to go on from; leave out --resume")
+
+
+def noting_failures(folder: RunFolder) -> Callable[[Sequence[Failing]], None]:
+    """Return what records each video that failed while training, once."""
+    told: set[str] = set()
+
+    def note(samples: Sequence[Failing]) -> None:
+        for path, error in (failure for sample in samples for failure in sample.failed):
+            if path not in told:
+                told.add(path)
+                folder.event("video set aside", path=path, error=error)
+
+    return note
+
+
+def forecast(
+    plan: Pretrain | Detection,
+    trained: Trainer,
+    dataset: Dataset[Sample],
+    prepare: Callable[[Sequence[Sample], int], Any],
+    *,
+    samples: int,
+) -> Forecast:
+    """Decode one batch and do one step; ``samples`` is the size of the whole training set."""
+    start = time.perf_counter()
+    raw = next(iter(batches(dataset, plan.optim.batch, LoaderConfig(workers=0))(0, 1)))
+    loaded = time.perf_counter()
+    scalars = trained.train_step(prepare(raw, 0))
+    step_s, load_s = time.perf_counter() - loaded, loaded - start
+    steps = plan.optim.total_steps(samples)
+    return Forecast(
+        recipe=plan.model_dump(mode="json"),
+        samples=samples,
+        steps=steps,
+        trained_parameters=sum(p.numel() for p in trained.module.parameters() if p.requires_grad),
+        loss=scalars["loss"],
+        load_s=load_s,
+        step_s=step_s,
+        hours=steps * max(step_s, load_s / max(1, plan.loader.workers)) / 3600,
+        memory_gb=_peak_gb(trained.device),
+        device=str(trained.device),
+    )
+
+
+def _peak_gb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

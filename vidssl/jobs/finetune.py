@@ -1,0 +1,266 @@
+"""``vidssl finetune``: an action detector from annotated key frames."""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from vidssl.ava.annotations import (
+    group_keyframes,
+    read_annotations,
+    read_excluded,
+    read_person_boxes,
+)
+from vidssl.ava.labels import LabelMap, read_labels
+from vidssl.boxes import iou
+from vidssl.data.keyframes import KeyFrameDataset, Moment, annotated, detected
+from vidssl.detection.detector import Detector
+from vidssl.errors import AnnotationError, BankError, CheckpointError
+from vidssl.features import Bank
+from vidssl.jobs import _detector as shared
+from vidssl.jobs import _training as training
+from vidssl.nn.distributed import first_here, joined, rank
+from vidssl.progress import Progress, silent
+from vidssl.recipe import Detection, dump
+from vidssl.sources import scan as scan_videos
+from vidssl.train.folder import RunFolder, claim, read_log
+from vidssl.train.loop import Trainer, fit
+from vidssl.train.weights import load_weights
+
+
+@dataclass(frozen=True)
+class DetectionData:
+    """What a detector is trained on, as a person names it.
+
+    ``videos`` is a source; ``annotations``, ``boxes`` and ``excluded`` are csv files in AVA layout;
+    ``labels`` is the label map; ``bank`` a feature bank.
+    """
+
+    videos: str
+    annotations: Path
+    labels: Path
+    boxes: Path | None = None
+    excluded: Path | None = None
+    bank: Path | None = None
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """Where the detector is, what it was trained on, and how that ended."""
+
+    run: Path
+    detector_hash: str
+    steps: int
+    keyframes: int
+    people: int
+    lost_keyframes: int
+    unusable_videos: dict[str, str]
+    loss: float
+    seconds: float
+
+
+def run(
+    plan: Detection,
+    encoder: str,
+    data: DetectionData,
+    out: Path,
+    *,
+    resume: bool = False,
+    progress: Progress = silent,
+) -> FinetuneResult:
+    """Train a detector from ``encoder`` (a run, an encoder file, or ``random``) in ``out``.
+
+    Raises:
+        AnnotationError: if a file of ``data`` is wrong.
+        CheckpointError: if the encoder is absent, damaged or does not fit the recipe.
+        BankError: if the recipe's operator has no bank, or the bank no operator.
+        OutputError: if ``out`` belongs to another run.
+        Interrupted: on Ctrl-C, after a checkpoint; the same call goes on from it.
+    """
+    started = time.monotonic()
+    labels = read_labels(data.labels)
+    moments = training_moments(data, labels, plan)
+    bank = open_bank(plan, data.bank)
+    identity = {
+        "command": "finetune",
+        "encoder": encoder,
+        "encoder_hash": None if encoder == shared.RANDOM else _hash(Path(encoder), plan),
+        "bank_encoder": bank.encoder_hash if bank else None,
+        "data": {name: str(value) if value else None for name, value in asdict(data).items()},
+        "recipe": plan.model_dump(mode="json"),
+    }
+    claim(out, identity)
+    if resume:
+        training.require_checkpoint(out)
+    detector = initial_detector(plan, encoder, labels, bank)
+    with joined(), RunFolder(out, identity, dump(plan)) as folder:
+        with first_here():
+            placed = shared.place_moments(moments, data.videos, out / "index.parquet", progress)
+        trainer = training.trainer(detector, plan, len(placed.moments))
+        dataset = KeyFrameDataset(placed, shared.reading(plan), plan.seed, bank)
+        if placed.unusable and rank() == 0:
+            folder.event("videos set aside", videos=placed.unusable, keyframes=placed.lost)
+        fit(
+            trainer,
+            training.batches(dataset, plan.optim.batch, plan.loader),
+            _preparation(plan, trainer),
+            folder,
+            progress,
+            training.noting_failures(folder),
+        )
+        if rank() == 0:
+            shared.save_detector(out, detector, plan, labels, bank)
+    log = read_log(out)
+    return FinetuneResult(
+        run=out,
+        detector_hash=load_weights(out, "detector")[0]["hash"] if rank() == 0 else "",
+        steps=trainer.step,
+        keyframes=len(placed.moments),
+        people=sum(len(moment.boxes) for moment in placed.moments),
+        lost_keyframes=placed.lost,
+        unusable_videos=placed.unusable,
+        loss=log[-1]["loss"] if log else float("nan"),
+        seconds=time.monotonic() - started,
+    )
+
+
+def forecast(plan: Detection, encoder: str, data: DetectionData) -> training.Forecast:
+    """Decode one batch and do one step without writing anything that stays.
+
+    Raises:
+        VidsslError: as :func:`run` does.
+    """
+    labels = read_labels(data.labels)
+    moments = training_moments(data, labels, plan)
+    bank = open_bank(plan, data.bank)
+    detector = initial_detector(plan, encoder, labels, bank)
+    with tempfile.TemporaryDirectory() as scratch:
+        few = few_videos(data.videos, {moment.video for moment in moments}, plan.optim.batch)
+        listing = Path(scratch) / "few.txt"
+        listing.write_text("".join(f"{path.absolute()}\n" for path in few), encoding="utf-8")
+        placed = shared.place_moments(
+            moments, str(listing), Path(scratch) / "index.parquet", silent
+        )
+        trainer = training.trainer(detector, plan, len(moments))
+        dataset = KeyFrameDataset(placed, shared.reading(plan), plan.seed, bank)
+        return training.forecast(
+            plan, trainer, dataset, _preparation(plan, trainer), samples=len(moments)
+        )
+
+
+def few_videos(videos: str, wanted: set[str], count: int) -> list[Path]:
+    """Return up to ``count`` of the source's videos that are annotated, or of all if none is."""
+    paths = scan_videos(videos)
+    return ([path for path in paths if path.stem in wanted] or paths)[:count]
+
+
+def training_moments(data: DetectionData, labels: LabelMap, plan: Detection) -> list[Moment]:
+    """Return the key frames with people: true boxes, and detector boxes that agree with one.
+
+    Raises:
+        AnnotationError: if a file is wrong, or nothing is left to train on.
+    """
+    annotations = read_annotations(data.annotations, labels)
+    excluded = read_excluded(data.excluded) if data.excluded else frozenset()
+    keyframes = group_keyframes(annotations, labels.size, excluded)
+    moments = [annotated(keyframe) for keyframe in keyframes if len(keyframe.boxes)]
+    if not moments:
+        raise AnnotationError(f"{data.annotations}: no key frame with people is left to train on")
+    if data.boxes is None:
+        return moments
+    people = detected(read_person_boxes(data.boxes, plan.boxes.train_min_score))
+    return with_detected(moments, people, plan.boxes.train_iou)
+
+
+def with_detected(
+    moments: Sequence[Moment], people: Sequence[Moment], min_iou: float
+) -> list[Moment]:
+    """Return the true moments with each detected box that overlaps a true one, and its labels.
+
+    Source: SlowFast, section 5 of the paper: detector boxes of IoU >= 0.9 are trained on as well.
+    """
+    by_time = {(moment.video, round(moment.timestamp, 6)): moment for moment in people}
+    extended = []
+    for moment in moments:
+        others = by_time.get((moment.video, round(moment.timestamp, 6)))
+        if others is None:
+            extended.append(moment)
+            continue
+        overlap = iou(others.boxes, moment.boxes)
+        agrees = overlap.max(axis=1) >= min_iou
+        same = overlap.argmax(axis=1)[agrees]
+        extended.append(
+            replace(
+                moment,
+                boxes=np.concatenate([moment.boxes, others.boxes[agrees]]),
+                labels=np.concatenate([moment.labels, moment.labels[same]]),
+                scores=np.concatenate([moment.scores, others.scores[agrees]]),
+            )
+        )
+    return extended
+
+
+def open_bank(plan: Detection, path: Path | None) -> Bank | None:
+    """Return the bank if the recipe's head reads one.
+
+    Raises:
+        BankError: if a bank is given and not read, or read and not given.
+    """
+    if plan.head.operator is None:
+        if path is not None:
+            raise BankError(f"{path}: the recipe's head has no operator to read a bank with")
+        return None
+    if path is None:
+        raise BankError("the recipe's head reads a feature bank: give one with --bank")
+    return Bank.open(path)
+
+
+def initial_detector(
+    plan: Detection, encoder: str, labels: LabelMap, bank: Bank | None
+) -> Detector:
+    """Return the detector at step 0.
+
+    With ``init: detector`` the classifier's columns for the box's own feature come along; those for
+    the bank start fresh.
+
+    Raises:
+        CheckpointError: if the encoder or detector is absent, damaged or does not fit.
+    """
+    torch.manual_seed(plan.seed)
+    bank_dim = bank.dim if bank else None
+    if encoder == shared.RANDOM:
+        return shared.build_detector(plan, plan.backbone.build(), labels, bank_dim)
+    trunk, _ = shared.load_encoder(Path(encoder), plan.backbone)
+    detector = shared.build_detector(plan, trunk, labels, bank_dim)
+    if plan.init == "detector":
+        before = shared.load_detector(Path(encoder))
+        _require_same_classes(before.labels, labels, encoder)
+        with torch.no_grad():
+            known = before.detector.classifier.weight[:, : trunk.features]
+            detector.classifier.weight[:, : trunk.features] = known
+            detector.classifier.bias.copy_(before.detector.classifier.bias)
+    return detector
+
+
+def _require_same_classes(there: LabelMap, here: LabelMap, encoder: str) -> None:
+    if there.names != here.names:
+        raise CheckpointError(
+            f"{encoder}: was trained on {len(there.names)} classes that are not the "
+            f"{len(here.names)} of the label map; init: encoder starts with a fresh head"
+        )
+
+
+def _hash(path: Path, plan: Detection) -> str:
+    card, _ = load_weights(path, "detector" if plan.init == "detector" else "encoder")
+    return str(card["hash"])
+
+
+def _preparation(plan: Detection, trainer: Trainer) -> Callable[..., Any]:
+    detector = cast(Detector, trainer.module)
+    multiple = detector.encoder.spatial_stride
+    return shared.batcher(plan.augment, multiple, trainer.device, training=True)
