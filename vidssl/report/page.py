@@ -39,7 +39,8 @@ class Facts:
 class Table:
     """Rows as wide as the header. Columns of numbers stand right; None and NaN show as a dash.
 
-    Floats are shown with four digits; give a string to show one otherwise.
+    A header of empty names is not shown. Floats are shown with four digits; give a string to show
+    one otherwise.
     """
 
     header: Sequence[str]

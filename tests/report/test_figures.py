@@ -1,0 +1,257 @@
+"""Plots and sheets, looked at pixel by pixel where it can be worked out what must be there."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from vidssl.report import figures
+from vidssl.report.figures import MarkedBox, MarkedFrame, SheetRow
+
+Pixels = NDArray[np.int64]
+Entry = dict[str, Any]
+LOG: list[Entry] = [{"step": s, "loss": 5 - s / 10, "lr": 0.1, "top1": s / 30} for s in range(30)]
+NAMES = {1: "chase", 2: "has returned after a long time away from the picture", 7: "costs $5 or $6"}
+BOX = np.array([0.25, 0.25, 0.75, 0.75])
+
+
+def pixels(png: bytes) -> Pixels:
+    with Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image.convert("RGB")).astype(np.int64)
+
+
+def count(png: bytes, colour: str, slack: int = 6) -> int:
+    """How many pixels have (nearly) this colour."""
+    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+    return int((np.abs(pixels(png) - wanted).max(axis=2) <= slack).sum())
+
+
+def flat(colour: tuple[int, int, int], height: int = 40, width: int = 60) -> NDArray[np.uint8]:
+    return np.full((height, width, 3), colour, dtype=np.uint8)
+
+
+def test_each_scalar_has_its_own_plot() -> None:
+    # 3.3 x 2.1 inches each at 144 dots an inch.
+    assert pixels(figures.curves(LOG, ["loss"])).shape == (302, 475, 3)
+    assert pixels(figures.curves(LOG)).shape == (302, 1425, 3)
+    assert pixels(figures.curves(LOG, columns=1)).shape == (907, 475, 3)
+
+
+def test_loss_and_rate_come_first_and_the_step_is_no_scalar() -> None:
+    log: list[Entry] = [
+        {"step": 0, "top1": 0.1, "lr": 1.0},
+        {"step": 1, "loss": 2.0, "note": "x", "ok": True},
+    ]
+    assert figures.scalars(log) == ["loss", "lr", "top1"]
+
+
+def test_a_falling_loss_falls_on_the_picture() -> None:
+    blue = np.array([0x00, 0x72, 0xB2])
+    near = np.abs(pixels(figures.curves(LOG, ["loss"])) - blue).max(axis=2) <= 6
+    rows, columns = np.nonzero(near)
+    left, right = rows[columns < np.median(columns)], rows[columns > np.median(columns)]
+    assert left.mean() + 50 < right.mean()
+
+
+def test_a_log_with_gaps_and_wild_values_is_drawn() -> None:
+    log: list[Entry] = [
+        *LOG,
+        {"step": 30},
+        {"step": 31, "loss": float("nan")},
+        {"step": 32, "loss": None},
+    ]
+    wild: list[Entry] = [*log, {"step": 33, "loss": float("inf")}, {"loss": 3.0}]
+    assert count(figures.curves(wild, ["loss"]), figures.BLUE) > 100
+
+
+def test_one_logged_step_shows_as_a_dot() -> None:
+    assert count(figures.curves(LOG[:1], ["loss"]), figures.BLUE) > 10
+
+
+def test_a_long_log_has_its_mean_over_its_values() -> None:
+    rng = np.random.default_rng(0)
+    noisy = [{"step": s, "loss": float(rng.random())} for s in range(200)]
+    pale = "#a6cde3"  # 0.35 of the blue on white: 255 - 0.35 * (255 - 0) = 166, ...
+    assert count(figures.curves(noisy, ["loss"]), pale, 25) > 300
+    assert count(figures.curves(noisy, ["loss"]), figures.BLUE) > 300
+    assert count(figures.curves(noisy[:30], ["loss"]), pale, 3) < 100
+
+
+def test_the_running_mean_of_a_window_of_three() -> None:
+    values = np.array([0.0, 3.0, np.nan, 9.0, 12.0])
+    # (0 + 3) / 2; (0 + 3) / 2; (3 + 9) / 2; (9 + 12) / 2; (9 + 12) / 2
+    assert figures.running_mean(values, 3).tolist() == [1.5, 1.5, 6.0, 10.5, 10.5]
+
+
+def test_a_window_without_a_value_has_no_mean() -> None:
+    mean = figures.running_mean(np.array([1.0, np.nan, np.nan, np.nan, 2.0]), 3)
+    assert np.isnan(mean).tolist() == [False, False, True, False, False]
+
+
+def test_an_empty_log_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one number, got none"):
+        figures.curves([{"step": 0}])
+
+
+def test_a_bar_is_as_long_as_its_value() -> None:
+    def length(value: float) -> int:
+        png = figures.average_precision_bars({1: "a"}, {"s": {1: value}})
+        blue = np.abs(pixels(png) - np.array([0x00, 0x72, 0xB2])).max(axis=2) <= 6
+        return length_of(np.flatnonzero(blue[-blue.shape[0] // 2 :].any(axis=0)))
+
+    assert length(0.8) == pytest.approx(4 * length(0.2), rel=0.02)
+
+
+def length_of(indices: NDArray[np.int64]) -> int:
+    return int(indices.max() - indices.min())
+
+
+def test_several_series_stand_side_by_side_in_their_colours() -> None:
+    series = {"without": {1: 0.5, 2: 0.5}, "with": {1: 0.5, 2: 0.5}, "chance": {1: 0.5, 2: 0.5}}
+    png = figures.average_precision_bars(NAMES, series)
+    areas = [count(png, colour) for colour in (figures.BLUE, figures.ORANGE, figures.GREY)]
+    assert min(areas) > 2000
+    assert max(areas) < 1.05 * min(areas)
+
+
+@pytest.mark.parametrize("absent", [{1: float("nan")}, {1: None}, {}])
+def test_a_class_without_ground_truth_has_no_bar(absent: dict[int, float | None]) -> None:
+    without = figures.average_precision_bars({1: "a", 2: "b"}, {"s": {**absent, 2: 0.5}})
+    zero = figures.average_precision_bars({1: "a", 2: "b"}, {"s": {1: 0.0, 2: 0.5}})
+    assert count(without, figures.BLUE) == count(zero, figures.BLUE)
+    assert without != zero  # a dash is not a 0.00
+
+
+def test_headings_take_room_and_choose_the_order() -> None:
+    series = {"s": dict.fromkeys(NAMES, 0.4)}
+    plain = figures.average_precision_bars(NAMES, series)
+    grouped = figures.average_precision_bars(NAMES, series, {"Near": [7], "Far": [1, 2]})
+    assert pixels(grouped).shape[0] > pixels(plain).shape[0] + 50
+
+
+def test_dollars_in_a_name_are_no_formula() -> None:
+    figures.average_precision_bars({1: r"a $\frac{ b"}, {"$x_$": {1: 0.4}}, {r"$\bad$": [1]})
+
+
+def test_letters_that_the_font_lacks_pass_without_a_warning() -> None:
+    figures.average_precision_bars({1: "𓀀 歩く"}, {"s": {1: 0.4}})
+
+
+def test_bars_of_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected series and classes, got 1 and 0"):
+        figures.average_precision_bars({}, {"s": {}})
+
+
+def test_a_sheet_shows_every_frame_in_its_place() -> None:
+    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
+    sheet = pixels(figures.contact_sheet([SheetRow("clip", [flat(c) for c in colours])]))
+    # Cells of 1.25 inches with gaps of 0.05: centres at 0.675, 1.975 and 3.275.
+    row = sheet.shape[0] - int((0.05 + 1.25 * 40 / 60 / 2) * figures.DPI)
+    for centre, colour in zip((0.675, 1.975, 3.275), colours, strict=True):
+        assert sheet[row, int(centre * figures.DPI)].tolist() == list(colour)
+
+
+def test_of_many_frames_some_are_shown_first_and_last_among_them() -> None:
+    frames = [flat((n, n, n)) for n in range(100, 150)]
+    sheet = pixels(figures.contact_sheet([SheetRow("clip", frames)], columns=4))
+    row = sheet[sheet.shape[0] - int(0.4 * figures.DPI)]
+    greys = [int(row[int((0.675 + 1.3 * n) * figures.DPI)][0]) for n in range(4)]
+    assert greys == [100, 116, 133, 149]  # 49 / 3 = 16.33 apart, rounded
+
+
+def test_boxes_lie_on_their_frame() -> None:
+    box = BOX[None]
+    plain = figures.contact_sheet([SheetRow("clip", [flat((0, 0, 0))])])
+    boxed = figures.contact_sheet([SheetRow("clip", [flat((0, 0, 0))], [box])])
+    assert count(plain, figures.ORANGE) == 0
+    changed = (pixels(plain) != pixels(boxed)).any(axis=2)
+    rows, columns = np.nonzero(changed)
+    # The box is the middle half of a cell of 180 x 120 pixels, its line about 5 wide.
+    assert length_of(columns) == pytest.approx(90, abs=7)
+    assert length_of(rows) == pytest.approx(60, abs=7)
+
+
+def test_an_empty_sheet_is_refused() -> None:
+    for rows in ([], [SheetRow("clip", [])]):
+        with pytest.raises(ValueError, match="at least one row, and a frame in each"):
+            figures.contact_sheet(rows)
+
+
+def test_true_boxes_are_solid_and_predicted_ones_dashed() -> None:
+    # Without the tags, which have no line: the same box once as true, once as predicted.
+    frame = flat((0, 0, 0), 96, 128)
+    solid = figures.keyframe_grid([MarkedFrame("k", frame, true=[MarkedBox(BOX, ["a"])])])
+    dashed = figures.keyframe_grid([MarkedFrame("k", frame, predicted=[MarkedBox(BOX, ["a"])])])
+    bare = figures.keyframe_grid([MarkedFrame("k", frame)])
+    blue = count(solid, figures.TRUE) - count(bare, figures.TRUE)
+    orange = count(dashed, figures.PREDICTED) - count(bare, figures.PREDICTED)
+    assert blue > 500
+    assert 0.3 * blue < orange < 0.85 * blue
+
+
+def test_each_said_thing_takes_a_line_under_its_frame() -> None:
+    frame = flat((0, 0, 0), 96, 128)
+    one = figures.keyframe_grid([MarkedFrame("k", frame, true=[MarkedBox(BOX, ["walk"])])])
+    three = figures.keyframe_grid(
+        [
+            MarkedFrame(
+                "k",
+                frame,
+                true=[MarkedBox(BOX, ["walk"])],
+                predicted=[MarkedBox(BOX, ["walk"], [0.9]), MarkedBox(BOX, ["run"], [0.2])],
+            )
+        ]
+    )
+    # 0.165 inches a line.
+    assert pixels(three).shape[0] - pixels(one).shape[0] == pytest.approx(2 * 0.165 * 144, abs=2)
+
+
+def test_labels_and_scores_must_go_together() -> None:
+    said = MarkedBox(BOX, ["walk", "run"], [0.9])
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        figures.keyframe_grid([MarkedFrame("k", flat((0, 0, 0)), predicted=[said])])
+
+
+def test_frames_of_different_shapes_share_a_grid() -> None:
+    items = [MarkedFrame("k", flat((9, 9, 9), *size)) for size in ((40, 60), (60, 40), (50, 50))]
+    assert pixels(figures.keyframe_grid(items)).shape[1] == int((3 * (3.4 + 0.15) + 0.15) * 144)
+
+
+def test_a_frame_that_is_no_picture_is_refused() -> None:
+    wrong = np.zeros((4, 4), np.uint8)
+    with pytest.raises(ValueError, match=r"expected a uint8 frame \(H, W, 3\), got uint8 \(4, 4\)"):
+        figures.keyframe_grid([MarkedFrame("k", wrong)])
+
+
+def test_a_grid_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs at least one"):
+        figures.keyframe_grid([])
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: figures.curves(LOG),
+        lambda: figures.average_precision_bars(NAMES, {"s": {1: 0.5}}),
+        lambda: figures.contact_sheet([SheetRow("t", [flat((1, 2, 3))])]),
+        lambda: figures.keyframe_grid([MarkedFrame("t", flat((1, 2, 3)), [MarkedBox(BOX, ["a"])])]),
+    ],
+    ids=["curves", "bars", "sheet", "grid"],
+)
+def test_equal_input_makes_equal_bytes_and_settings_stay(draw: Callable[[], bytes]) -> None:
+    before = dict(matplotlib.rcParams)
+    first = draw()
+    assert first == draw()
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_hostile_title_stays_on_one_short_line() -> None:
+    title = figures.printable("a\nb\x1b[31m" + "x" * 200)
+    assert title.startswith(r"a\nb\x1b[31m")
+    assert "…" in title
+    assert len(title) <= 90

@@ -1,0 +1,365 @@
+"""``vidssl report``: one web page about a run, from the files in its folder."""
+
+import json
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vidssl import report
+from vidssl.errors import SourceError
+from vidssl.jobs._run_files import RunFiles, is_finite, read_run
+from vidssl.report import figures
+from vidssl.report.page import Block, Cell, Section
+from vidssl.video.index import ClipIndex
+
+KEEPS_UP, NEARLY = 0.05, 0.2
+EVENTS_SHOWN = 100
+
+MEANINGS = {
+    "loss": "What training minimises.",
+    "lr": "The learning rate.",
+    "grad_norm": "The gradient's length before clipping.",
+    "clips_per_s": "Clips trained on in a second.",
+    "data_wait": "Share of the step spent waiting for data.",
+    "memory_gb": "Largest memory of the main process so far, in GiB.",
+    "feature_std": "1 for features spread evenly, 0 where all have become one.",
+    "positive_similarity": "Cosine of two clips of one video.",
+    "negative_similarity": "Cosine of clips of different videos.",
+    "top1": "Share of clips whose own partner is the nearest.",
+}
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """Where the page is, and the numbers at its top; None where the run has logged nothing yet.
+
+    ``steps`` counts those done; ``data_wait`` is a share of time, and ``verdict`` says it in
+    words. ``scores`` has the mean average precision of each evaluation.
+    """
+
+    path: Path
+    command: str
+    finished: bool
+    steps: int
+    loss: float | None
+    clips_per_s: float | None
+    data_wait: float | None
+    verdict: str
+    scores: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class _Speed:
+    """Clips in a second and the share of time spent waiting, over the logged steps."""
+
+    clips_per_s: float
+    data_wait: float
+
+
+def run(folder: Path) -> ReportResult:
+    """Write ``folder``/report.html, and return what stands at its top.
+
+    Raises:
+        CheckpointError: if the folder is not that of a run.
+        OutputError: if the page cannot be written.
+    """
+    files = read_run(folder)
+    path = folder / "report.html"
+    speed = _speed(files.log)
+    steps = _steps(files)
+    result = ReportResult(
+        path=path,
+        command=str(files.identity.get("command", "")),
+        finished=bool(files.cards),
+        steps=steps,
+        loss=_last_number(files.log, "loss"),
+        clips_per_s=speed.clips_per_s if speed else None,
+        data_wait=speed.data_wait if speed else None,
+        verdict=_verdict(speed),
+        scores={name: _ap(score.get("mean_ap")) for name, score in files.scores.items()},
+    )
+    report.write(path, _page(files, result))
+    return result
+
+
+# --- numbers
+
+
+def _steps(files: RunFiles) -> int:
+    """Return the number of steps done, as far as the files tell."""
+    stated = [dict(_flat("", card)).get("trained_by.steps", "") for card in files.cards.values()]
+    logged = [entry["step"] + 1 for entry in files.log]
+    return max([*(int(s) for s in stated if s.isdecimal()), *logged], default=0)
+
+
+def _speed(log: Sequence[Mapping[str, Any]]) -> _Speed | None:
+    """Return the speed over the logged steps, each weighed by its length.
+
+    The first step of all is left out: it waits for the workers to start.
+    """
+    pairs = [
+        (float(entry["clips_per_s"]), float(entry["data_wait"]))
+        for entry in log
+        if is_finite(entry.get("clips_per_s")) and is_finite(entry.get("data_wait"))
+    ]
+    pairs = [(clips, wait) for clips, wait in pairs[1:] or pairs if clips > 0]
+    if not pairs:
+        return None
+    seconds = [1 / clips for clips, _ in pairs]  # of one clip, hence of each step in proportion
+    waited = sum(s * wait for s, (_, wait) in zip(seconds, pairs, strict=True))
+    return _Speed(len(pairs) / sum(seconds), waited / sum(seconds))
+
+
+def _verdict(speed: _Speed | None) -> str:
+    if speed is None:
+        return "No step has been logged yet, so there is nothing to say about its speed."
+    share = f"{100 * speed.data_wait:.0f} % of the logged steps' time was spent waiting for data"
+    if speed.data_wait < KEEPS_UP:
+        return f"The data keeps up: {share}."
+    if speed.data_wait < NEARLY:
+        return f"The data nearly keeps up: {share}."
+    return (
+        f"Training waits for data: {share}. More loader.workers (up to the cores there are) or a "
+        "smaller decode_short_side_px makes it faster; a faster GPU does not."
+    )
+
+
+def _last_number(log: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    values = [float(entry[name]) for entry in log if is_finite(entry.get(name))]
+    return values[-1] if values else None
+
+
+# --- the page
+
+
+def _page(files: RunFiles, result: ReportResult) -> report.Page:
+    sections = [_summary(files, result), _curves(files.log)]
+    if files.scores:
+        sections.append(_scores(files.scores))
+    if files.events:
+        sections.append(_events(files.events))
+    if files.cards:
+        sections.append(_weights(files.cards))
+    sections.append(_repeat(files))
+    return report.Page(files.folder.resolve().name, sections, _lead(files, result))
+
+
+def _lead(files: RunFiles, result: ReportResult) -> str:
+    recipe = files.identity.get("recipe") or {}
+    what = {"pretrain": "Self-supervised pretraining", "finetune": "Training of a detector"}
+    names = [
+        f"{key} {recipe[key]['name']}"
+        for key in ("method", "backbone")
+        if isinstance(recipe.get(key), dict) and "name" in recipe[key]
+    ]
+    state = "finished" if result.finished else "not finished"
+    return f"{', '.join([what.get(result.command, result.command), *names])}; {state}."
+
+
+def _summary(files: RunFiles, result: ReportResult) -> Section:
+    facts: list[tuple[str, Cell]] = [
+        ("steps done", f"{result.steps:,}"),
+        ("last loss", result.loss),
+        ("clips per second", result.clips_per_s),
+        ("waiting for data", None if result.data_wait is None else f"{result.data_wait:.0%}"),
+        *(
+            (f"mean AP, {name}", None if value is None else f"{value:.3f}")
+            for name, value in result.scores.items()
+        ),
+    ]
+    blocks: list[Block] = [report.Facts(facts), report.Text(result.verdict)]
+    blocks += [report.Text(problem) for problem in files.unread]
+    return Section("Summary", [*blocks, report.Table(("", ""), _particulars(files))])
+
+
+def _particulars(files: RunFiles) -> list[tuple[Cell, ...]]:
+    """Return rows of what, on which data, and when."""
+    rows: list[tuple[Cell, ...]] = [("folder", str(files.folder.resolve()))]
+    for key in ("videos", "encoder", "encoder_hash", "bank_encoder", "data"):
+        rows += _flat(key, files.identity.get(key))
+    index = files.folder / "index.parquet"
+    if index.is_file():
+        rows.append(("usable videos", _videos(index)))
+    times = [event["time"] for event in files.events if is_finite(event.get("time"))]
+    if times:
+        rows.append(("first started", _utc(min(times))))
+    log = files.folder / "log.jsonl"
+    if log.is_file():
+        rows.append(("last step logged", _utc(log.stat().st_mtime)))
+    return rows
+
+
+def _videos(path: Path) -> str:
+    try:
+        index = ClipIndex(path)
+    except SourceError as error:
+        return str(error)
+    hours = float(index.duration_s[index.positions].sum()) / 3600
+    return f"{len(index)}, {hours:.2f} hours ({index.set_aside} set aside)"
+
+
+def _curves(log: Sequence[Mapping[str, Any]]) -> Section:
+    names = figures.scalars(log)
+    if not names:
+        return Section("Curves", [report.Text("The run has no logged step yet.")])
+    drawn = [
+        report.Figure(figures.curves(log, [name]), _in_words(log, name), MEANINGS.get(name, ""))
+        for name in names
+    ]
+    return Section("Curves", [report.Figures(drawn)])
+
+
+def _in_words(log: Sequence[Mapping[str, Any]], name: str) -> str:
+    points = [(e["step"], e[name]) for e in log if is_finite(e.get(name))]
+    if not points:
+        return f"{name}: never a finite number"
+    (first, before), (last, after) = points[0], points[-1]
+    return f"{name}: {before:.4g} at step {first}, {after:.4g} at step {last}"
+
+
+def _scores(scores: Mapping[str, Mapping[str, Any]]) -> Section:
+    named = {
+        name: {i: _ap(value) for i, value in _by_id(score.get("ap")).items()}
+        for name, score in scores.items()
+    }
+    classes: dict[int, str] = {}
+    for score in scores.values():
+        classes.update({i: str(text) for i, text in _by_id(score.get("names")).items()})
+    classes |= {i: str(i) for ap in named.values() for i in ap if i not in classes}
+    header = ("evaluation", "mean AP", "expected", "evaluated", "failed")
+    rows = [
+        (name, *(_cell(score.get(key)) for key in ("mean_ap", *header[2:])))
+        for name, score in scores.items()
+    ]
+    blocks: list[Block] = [
+        report.Table(header, rows),
+        report.Text(
+            "Expected, evaluated and failed count key frames. A class without ground truth has no "
+            "average precision and is not in the mean."
+        ),
+    ]
+    if classes:
+        alt = f"Average precision of {len(classes)} classes; the numbers are in the table below."
+        blocks.append(report.Figure(figures.average_precision_bars(classes, named), alt))
+        blocks.append(_class_table(classes, named))
+    notes = [f"{name}: {n}" for name, score in scores.items() for n in score.get("notes") or ()]
+    return Section("Scores", [*blocks, *map(report.Text, notes), *_protocols(scores)])
+
+
+def _class_table(
+    classes: Mapping[int, str], named: Mapping[str, Mapping[int, float | None]]
+) -> report.Table:
+    rows = [(i, text, *(ap.get(i) for ap in named.values())) for i, text in sorted(classes.items())]
+    return report.Table(("id", "class", *named), rows)
+
+
+def _protocols(scores: Mapping[str, Mapping[str, Any]]) -> list[Block]:
+    """Return what each score was taken with, and a warning where the settings differ."""
+    settings = {name: dict(_flat("", score.get("protocol"))) for name, score in scores.items()}
+    keys = list(dict.fromkeys(key for values in settings.values() for key in values))
+    if not keys:
+        return []
+    rows = [(key, *(str(values.get(key, "")) for values in settings.values())) for key in keys]
+    differing = [row[0] for row in rows if len(set(row[1:])) > 1]
+    blocks: list[Block] = []
+    if differing:
+        blocks.append(report.Text(f"The evaluations differ in: {', '.join(differing)}."))
+    return [*blocks, report.Table(("protocol", *settings), rows)]
+
+
+def _ap(value: Any) -> float | None:
+    return float(value) if is_finite(value) else None
+
+
+def _by_id(values: Any) -> dict[int, Any]:
+    """Return what JSON keeps by class id, where ids are text."""
+    if not isinstance(values, dict):
+        return {}
+    return {int(key): value for key, value in values.items() if str(key).isdecimal()}
+
+
+def _events(events: Sequence[Mapping[str, Any]]) -> Section:
+    shown = [*events[: EVENTS_SHOWN // 2], *events[EVENTS_SHOWN // 2 :][-EVENTS_SHOWN // 2 :]]
+    rows = [
+        (
+            _utc(event["time"]) if is_finite(event.get("time")) else None,
+            str(event.get("event", "")),
+            ", ".join(
+                f"{key}: {_said(value)}"
+                for key, value in event.items()
+                if key not in {"event", "time"}
+            ),
+        )
+        for event in shown
+    ]
+    blocks: list[Block] = [report.Table(("time", "event", "details"), rows)]
+    if len(shown) < len(events):
+        more = f"The first and the last of {len(events)} events; all are in events.jsonl."
+        blocks.append(report.Text(more))
+    return Section("Events", blocks)
+
+
+def _weights(cards: Mapping[str, Mapping[str, Any]]) -> Section:
+    rows = [
+        (f"{name}.safetensors", *row)
+        for name, card in cards.items()
+        for key, value in card.items()
+        for row in _flat(key, _counted(value))
+    ]
+    return Section("Weights", [report.Table(("file", "key", "value"), rows)])
+
+
+def _repeat(files: RunFiles) -> Section:
+    blocks: list[Block] = [report.Commands(_commands(files))]
+    if files.recipe:
+        blocks.append(report.Code(files.recipe, "recipe.yaml, every value of it"))
+    return Section("Repeat", blocks)
+
+
+def _commands(files: RunFiles) -> list[str]:
+    folder, identity = files.folder, files.identity
+    words = ["vidssl", str(identity.get("command", "pretrain")), str(folder / "recipe.yaml")]
+    for key in ("encoder", "videos"):
+        if isinstance(identity.get(key), str):
+            words += [f"--{key}", identity[key]]
+    data = identity.get("data")
+    for key, value in data.items() if isinstance(data, dict) else ():
+        if value is not None:
+            words += [f"--{key.replace('_', '-')}", str(value)]
+    again = shlex.join([*words, "--out", f"{folder}-again"])
+    return [again, shlex.join(["vidssl", "report", str(folder)])]
+
+
+# --- values as text
+
+
+def _flat(key: str, value: Any) -> list[tuple[str, str]]:
+    """Return (dotted key, text) of each value in a nested mapping; absent ones are left out."""
+    if isinstance(value, dict):
+        return [
+            row for name, v in value.items() for row in _flat(f"{key}.{name}" if key else name, v)
+        ]
+    return [] if value is None else [(key, _said(value))]
+
+
+def _counted(value: Any) -> Any:
+    """Return a long mapping, such as that of all classes, as the number of its entries."""
+    return f"{len(value)} entries" if isinstance(value, dict) and len(value) > 20 else value
+
+
+def _said(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _cell(value: Any) -> Cell:
+    return value if isinstance(value, (str, int, float)) or value is None else _said(value)
+
+
+def _utc(seconds: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds:g} s"
