@@ -167,7 +167,7 @@ def contact_sheet(rows: Sequence[SheetRow], columns: int = 8) -> bytes:
     """
     if not rows or not all(len(row.frames) for row in rows):
         raise ValueError("a contact sheet needs at least one row, and a frame in each")
-    shown = [_spread(len(row.frames), columns) for row in rows]
+    shown = [spread(len(row.frames), columns) for row in rows]
     wide = max(len(which) for which in shown)
     cell, gap, title = 1.25, 0.05, 0.26  # inches
     heights = [max(cell * f.shape[0] / f.shape[1] for f in row.frames) for row in rows]
@@ -222,6 +222,11 @@ def keyframe_grid(items: Sequence[MarkedFrame], columns: int = 3) -> bytes:
                     figure.text(left, y, line_text, color=colour, size=8, va="center")
             top -= head + picture + text + gap
         return _png(figure)
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Return at most ``most`` positions of ``count``, evenly spaced, first and last included."""
+    return sorted({round(p) for p in np.linspace(0, count - 1, min(count, most))})
 
 
 def printable(text: str, limit: int = 90) -> str:
@@ -355,11 +360,6 @@ def _series_legend(figure: Figure, labels: Sequence[str]) -> None:
 
 
 # --- pictures
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """Return at most ``most`` positions of ``count``, evenly spaced, first and last included."""
-    return sorted({round(p) for p in np.linspace(0, count - 1, min(count, most))})
 
 
 def _sheet_cell(

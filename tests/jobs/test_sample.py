@@ -1,0 +1,156 @@
+"""The sheet of samples: the views of training, in its order, from real tiny videos."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vidssl.augment.views import MEAN, STD, normalise
+from vidssl.data.clips import ClipDataset, ClipSample
+from vidssl.errors import OutputError, SourceError
+from vidssl.jobs import pretrain
+from vidssl.jobs.index import run as index
+from vidssl.jobs.sample import augmented, crop_box, run
+from vidssl.recipe import Pretrain, find, load
+from vidssl.video.index import ClipIndex
+from vidssl.video.write import write_video
+
+SMALL = ["augment.crop_px=32", "backbone.width=8", "backbone.frames=8", "backbone.alpha=4"]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four videos of 2 s, and one that is none."""
+    folder = tmp_path_factory.mktemp("videos")
+    for number in range(4):
+        rng = np.random.default_rng(number)
+        blocks = rng.integers(0, 256, (6, 8, 3)).repeat(8, axis=0).repeat(8, axis=1)
+        frames = [np.roll(blocks.astype(np.uint8), 2 * step, axis=1) for step in range(50)]
+        write_video(folder / f"clip_{number}.mp4", frames, 25)
+    (folder / "broken.mp4").write_bytes(b"no video")
+    return folder
+
+
+def plan(*overrides: str) -> Pretrain:
+    return load(Pretrain, find(Pretrain, "moco_small"), [*SMALL, *overrides])
+
+
+def a_sample(videos: Path, folder: Path, recipe: Pretrain) -> ClipSample:
+    index(str(videos / "clip_0.mp4"), folder / "index.parquet", workers=1)
+    dataset = ClipDataset(
+        ClipIndex(folder / "index.parquet"),
+        frames=recipe.backbone.frames,
+        stride=recipe.backbone.stride,
+        views=2,
+        seed=recipe.seed,
+    )
+    return dataset[0]
+
+
+def test_a_sheet_has_a_row_for_each_view_of_each_video(videos: Path, tmp_path: Path) -> None:
+    result = run(str(videos), plan(), tmp_path / "sheet.png", count=5)
+    named = {f"clip_{number}.mp4" for number in range(4)}
+    assert {Path(view.video).name for view in result.views} == named
+    assert [view.view for view in result.views] == [0, 1] * 4
+    for view in result.views:
+        # 8 frames, 2 steps of 1/30 s apart, of a video of 25 a second: within a frame of 14/30 s.
+        assert view.end_s - view.start_s == pytest.approx(14 / 30, abs=1 / 25 + 1e-6)
+        assert 0 <= view.start_s < view.end_s < 2
+    with Image.open(io.BytesIO(result.path.read_bytes())) as image:
+        assert image.format == "PNG"
+        # 8 pictures of 1.25 inches with gaps of 0.05, at 144 dots an inch.
+        assert image.width == int((8 * 1.3 + 0.05) * 144)
+
+
+def test_a_broken_video_is_named_with_its_reason(videos: Path, tmp_path: Path) -> None:
+    result = run(str(videos), plan(), tmp_path / "sheet.png", count=5)
+    assert list(result.set_aside) == [str(videos / "broken.mp4")]
+    assert "cannot be opened as a video" in result.set_aside[str(videos / "broken.mp4")]
+
+
+def test_few_videos_are_taken_evenly_and_only_they_are_looked_at(
+    videos: Path, tmp_path: Path
+) -> None:
+    told: list[tuple[str, int, int]] = []
+
+    def progress(what: str, done: int, total: int) -> None:
+        told.append((what, done, total))
+
+    result = run(str(videos), plan(), tmp_path / "s.png", count=3, progress=progress)
+    # Of broken, 0, 1, 2, 3 the first, the middle and the last; the first cannot be used.
+    names = {Path(view.video).name for view in result.views}
+    assert names == {"clip_1.mp4", "clip_3.mp4"}
+    assert [t for t in told if t[0] == "looking at videos"][-1] == ("looking at videos", 3, 3)
+    assert told[-1] == ("drawing clips", 2, 2)
+
+
+def test_the_same_seed_draws_the_same_sheet_and_another_another(
+    videos: Path, tmp_path: Path
+) -> None:
+    sheets = []
+    for number, seed in enumerate((1, 1, 2)):
+        path = tmp_path / f"{number}.png"
+        run(str(videos), plan(f"seed={seed}"), path, count=2)
+        sheets.append(path.read_bytes())
+    assert sheets[0] == sheets[1]
+    assert sheets[0] != sheets[2]
+
+
+def test_a_view_is_that_of_training_in_colours_that_can_be_shown(
+    videos: Path, tmp_path: Path
+) -> None:
+    recipe = plan()
+    sample = a_sample(videos, tmp_path, recipe)
+    fed_BCTHW = pretrain._on_device(recipe, torch.device("cpu"))([sample], 0).views[1]
+    shown = torch.from_numpy(augmented(sample, 1, recipe.augment))
+    assert shown.shape == (8, 32, 32, 3)
+    back_BCTHW = normalise(shown.permute(3, 0, 1, 2)[None].float() / 255)
+    inside = fed_BCTHW.clamp((0 - MEAN) / STD, (1 - MEAN) / STD)
+    # Half a grey level of 255, in units of the deviation.
+    assert (back_BCTHW - inside).abs().max() <= 0.5 / 255 / STD + 1e-6
+
+
+def test_the_drawn_crop_is_what_the_view_keeps(videos: Path, tmp_path: Path) -> None:
+    recipe = plan("augment.jitter=0", "augment.grey=0", "augment.blur=0", "augment.flip=0")
+    sample = a_sample(videos, tmp_path, recipe)
+    for view, clip_THWC in enumerate(sample.views):
+        left, top, right, bottom = crop_box(sample, view, recipe.augment)[0] * [64, 48, 64, 48]
+        kept_HWC = clip_THWC[0, round(top) : round(bottom), round(left) : round(right)]
+        size = (recipe.augment.crop_px, recipe.augment.crop_px)
+        expected = torch.nn.functional.interpolate(
+            kept_HWC.permute(2, 0, 1)[None].float(), size, mode="bilinear", antialias=True
+        )[0].permute(1, 2, 0)
+        shown = torch.from_numpy(augmented(sample, view, recipe.augment))[0]
+        assert (shown - expected).abs().max() <= 1.5
+
+
+def test_the_rows_of_an_index_are_believed(videos: Path, tmp_path: Path) -> None:
+    index(str(videos), tmp_path / "index.parquet", workers=1)
+    told: list[str] = []
+
+    def progress(what: str, done: int, total: int) -> None:
+        told.append(what)
+
+    source = str(tmp_path / "index.parquet")
+    result = run(source, plan(), tmp_path / "s.png", count=9, progress=progress)
+    assert len(result.views) == 8
+    assert set(told) == {"drawing clips"}
+
+
+def test_a_source_without_a_usable_video_is_refused(videos: Path, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="none of the 1 videos can be decoded"):
+        run(str(videos / "broken.mp4"), plan(), tmp_path / "s.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sheet_is_a_png(videos: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"s\.jpg: the sheet is a picture; expected .* \.png"):
+        run(str(videos), plan(), tmp_path / "s.jpg")
+
+
+def test_no_videos_at_all_is_a_wrong_call(videos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected at least 1 video, got 0"):
+        run(str(videos), plan(), tmp_path / "s.png", count=0)
