@@ -2,6 +2,8 @@
 
 import typer
 
+from .demo import demo
+from .doctor import doctor
 from .eval_ava import eval_ava
 from .extract_features import extract_features
 from .finetune import finetune
@@ -9,6 +11,9 @@ from .index import index
 from .models import models
 from .playground import playground
 from .pretrain import pretrain
+from .recipes import recipes
+from .report import report
+from .sample import sample
 
 app = typer.Typer(
     name="vidssl",
@@ -17,10 +22,15 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+app.command()(doctor)
+app.command()(demo)
 app.command()(playground)
 app.command()(index)
+app.command()(sample)
 app.command()(pretrain)
 app.command()(finetune)
 app.command("extract-features")(extract_features)
 app.command("eval-ava")(eval_ava)
+app.command()(report)
 app.command()(models)
+app.command()(recipes)

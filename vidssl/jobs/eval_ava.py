@@ -159,6 +159,7 @@ def score_detector(truth: Truth, request: Request, progress: Progress = silent) 
     predictions, lost = _predict(trained, placed, bank, request.empty_bank, progress)
     suffix = "-empty-bank" if request.empty_bank else ""
     folder = request.run / f"eval-{truth.annotations.stem}{suffix}"
+    folder.mkdir(parents=True, exist_ok=True)
     write_predictions(folder / "predictions.csv", predictions)
     unread = Unread(lost + placed.lost, placed.unusable)
     result = score_file(truth, folder / "predictions.csv", unread)

@@ -1,0 +1,241 @@
+"""``vidssl demo``: the main job end to end on videos that it renders itself.
+
+Every step is the command of that name with a bundled recipe, and leaves its ordinary files; a
+demonstration that was stopped goes on where it stood.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from vidssl.ava.annotations import (
+    Annotations,
+    Predictions,
+    read_annotations,
+    read_excluded,
+    read_predictions,
+)
+from vidssl.ava.labels import LabelMap, read_labels
+from vidssl.ava.mean_ap import mean_ap
+from vidssl.errors import OutputError
+from vidssl.jobs import (
+    _demo_page,
+    eval_ava,
+    extract_features,
+    finetune,
+    index,
+    playground,
+    pretrain,
+)
+from vidssl.progress import Progress, silent
+from vidssl.recipe import Detection, Extract, Pretrain, find, load
+
+CHANCE_DRAWS = 5
+SEED = 0
+
+Step = TypeVar("Step")
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demonstration found; APs are means over the classes of a group, by group's name."""
+
+    report: Path
+    seconds: float
+    seconds_by_step: dict[str, float]
+    chance: dict[str, float]
+    without_bank: dict[str, float]
+    with_bank: dict[str, float]
+    bank_emptied: dict[str, float]
+
+
+def run(
+    out: Path, *, videos: int = 40, seconds: float = 45, progress: Progress = silent
+) -> DemoResult:
+    """Do the whole job in ``out`` and write its report.
+
+    Raises:
+        OutputError: if ``out`` holds something else.
+        Interrupted: on Ctrl-C; the same call goes on from there.
+    """
+    started = time.monotonic()
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out}: is a file; expected a folder for the demonstration")
+    if out.is_dir() and any(out.iterdir()) and not (out / "playground").is_dir():
+        raise OutputError(f"{out}: holds other files; choose an empty folder")
+    steps = _Steps(out, videos, seconds, progress)
+    scores = steps.run_all()
+    chance = _chance(steps, out / "detector" / "eval-val" / "predictions.csv")
+    labels = read_labels(steps.labels)
+    groups = groups_of(labels)
+    series: dict[str, Mapping[int, float | None]] = {"chance": chance}
+    series |= {name: result.ap for name, result in scores.items()}
+    _demo_page.write(out, groups, labels, series, steps.seconds)
+    means = {name: group_means(ap, groups) for name, ap in series.items()}
+    return DemoResult(
+        report=out / "report.html",
+        seconds=time.monotonic() - started,
+        seconds_by_step=steps.seconds,
+        chance=means["chance"],
+        without_bank=means["without bank"],
+        with_bank=means["with bank"],
+        bank_emptied=means["bank emptied"],
+    )
+
+
+class _Steps:
+    """The commands in order, each timed."""
+
+    def __init__(self, out: Path, videos: int, seconds: float, progress: Progress) -> None:
+        self.out, self.progress = out, progress
+        self.videos, self.length_s = videos, seconds
+        self.data = out / "playground"
+        self.index = out / "index.parquet"
+        self.labels = self.data / "action_list.pbtxt"
+        self.seconds: dict[str, float] = {}
+
+    def run_all(self) -> dict[str, eval_ava.EvalResult]:
+        """Run every step; return the three scores by name."""
+        out, data = self.out, self.data
+        self._timed(
+            "render",
+            lambda tell: playground.run(
+                data, videos=self.videos, seconds=self.length_s, seed=SEED, progress=tell
+            ),
+        )
+        self._timed(
+            "index", lambda tell: index.run(str(data / "videos"), self.index, progress=tell)
+        )
+        self._pretrain()
+        self._finetune("detector", "playground", out / "pretrain", None)
+        self._extract()
+        self._finetune("detector_bank", "playground_bank", out / "detector", out / "bank")
+        return {
+            "without bank": self._evaluate("detector", None),
+            "with bank": self._evaluate("detector_bank", out / "bank"),
+            "bank emptied": self._evaluate("detector_bank", out / "bank", empty=True),
+        }
+
+    def _pretrain(self) -> None:
+        plan = load(Pretrain, find(Pretrain, "moco_playground"))
+        self._timed(
+            "pretrain",
+            lambda tell: pretrain.run(plan, str(self.index), self.out / "pretrain", progress=tell),
+        )
+
+    def _finetune(self, name: str, recipe: str, encoder: Path, bank: Path | None) -> None:
+        plan = load(Detection, find(Detection, recipe))
+        what = finetune.DetectionData(
+            videos=str(self.index),
+            annotations=self.data / "train.csv",
+            labels=self.labels,
+            excluded=self.data / "train_excluded_timestamps.csv",
+            bank=bank,
+        )
+        self._timed(
+            f"finetune {name}",
+            lambda tell: finetune.run(plan, str(encoder), what, self.out / name, progress=tell),
+        )
+
+    def _extract(self) -> None:
+        plan = load(Extract, find(Extract, "playground"))
+        boxes = [self.data / f"{split}_person_detections.csv" for split in ("train", "val")]
+        self._timed(
+            "extract",
+            lambda tell: extract_features.run(
+                plan,
+                self.out / "detector",
+                str(self.index),
+                boxes,
+                self.out / "bank",
+                progress=tell,
+            ),
+        )
+
+    def truth(self) -> eval_ava.Truth:
+        """Return what the detectors are scored against."""
+        return eval_ava.Truth(
+            self.data / "val.csv",
+            self.labels,
+            self.data / "val_excluded_timestamps.csv",
+            "slowfast",
+        )
+
+    def _evaluate(
+        self, name: str, bank: Path | None, *, empty: bool = False
+    ) -> eval_ava.EvalResult:
+        request = eval_ava.Request(
+            self.out / name,
+            str(self.index),
+            self.data / "val_person_detections.csv",
+            bank,
+            empty,
+        )
+        suffix = ", bank emptied" if empty else ""
+        return self._timed(
+            f"evaluate {name}{suffix}",
+            lambda tell: eval_ava.run(self.truth(), None, request, progress=tell),
+        )
+
+    def _timed(self, name: str, step: Callable[[Progress], Step]) -> Step:
+        def tell(what: str, done: int, total: int) -> None:
+            self.progress(f"{name}: {what}", done, total)
+
+        start = time.monotonic()
+        result = step(tell)
+        self.seconds[name] = round(time.monotonic() - start, 1)
+        return result
+
+
+def groups_of(labels: LabelMap) -> dict[str, list[int]]:
+    """Return the class ids of each group of a label map, by the group's name in words."""
+    groups: dict[str, list[int]] = {}
+    for label in labels.ids:
+        words = labels.groups[label].lower().replace("_", " ") or "all"
+        groups.setdefault(words, []).append(label)
+    return groups
+
+
+def group_means(
+    ap: Mapping[int, float | None], groups: Mapping[str, Sequence[int]]
+) -> dict[str, float]:
+    """Return the mean AP of each group, classes without ground truth left out."""
+    means = {}
+    for name, ids in groups.items():
+        known = [value for label in ids if (value := ap.get(label)) is not None]
+        means[name] = float(np.nanmean(known)) if known else float("nan")
+    return means
+
+
+def _chance(steps: _Steps, predictions: Path) -> dict[int, float]:
+    """Return each class's AP for the same boxes with scores that know nothing.
+
+    The scores of a class are dealt out anew among the boxes; the mean of several deals.
+    """
+    truth = steps.truth()
+    labels = read_labels(truth.labels)
+    annotations = read_annotations(truth.annotations, labels)
+    excluded = read_excluded(truth.excluded) if truth.excluded else frozenset()
+    found = read_predictions(predictions, labels)
+    rng = np.random.default_rng(SEED)
+    draws = [_shuffled_ap(annotations, found, labels, excluded, rng) for _ in range(CHANCE_DRAWS)]
+    return {label: float(np.mean([draw[label] for draw in draws])) for label in labels.ids}
+
+
+def _shuffled_ap(
+    annotations: Annotations,
+    found: Predictions,
+    labels: LabelMap,
+    excluded: frozenset[tuple[str, float]],
+    rng: np.random.Generator,
+) -> dict[int, float]:
+    score = found.score.copy()
+    for label in labels.ids:
+        rows = np.flatnonzero(found.action == label)
+        score[rows] = rng.permutation(score[rows])
+    dealt = replace(found, score=score)
+    return mean_ap(annotations, dealt, labels, protocol="slowfast", excluded=excluded).ap
