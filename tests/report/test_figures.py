@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from vidssl.report import figures
+from vidssl.report import _drawing, figures, pictures
 from vidssl.report.figures import MarkedBox, MarkedFrame, SheetRow
 
 Pixels = NDArray[np.int64]
@@ -66,11 +66,11 @@ def test_a_log_with_gaps_and_wild_values_is_drawn() -> None:
         {"step": 32, "loss": None},
     ]
     wild: list[Entry] = [*log, {"step": 33, "loss": float("inf")}, {"loss": 3.0}]
-    assert count(figures.curves(wild, ["loss"]), figures.BLUE) > 100
+    assert count(figures.curves(wild, ["loss"]), _drawing.BLUE) > 100
 
 
 def test_one_logged_step_shows_as_a_dot() -> None:
-    assert count(figures.curves(LOG[:1], ["loss"]), figures.BLUE) > 10
+    assert count(figures.curves(LOG[:1], ["loss"]), _drawing.BLUE) > 10
 
 
 def test_a_long_log_has_its_mean_over_its_values() -> None:
@@ -78,7 +78,7 @@ def test_a_long_log_has_its_mean_over_its_values() -> None:
     noisy = [{"step": s, "loss": float(rng.random())} for s in range(200)]
     pale = "#a6cde3"  # 0.35 of the blue on white: 255 - 0.35 * (255 - 0) = 166, ...
     assert count(figures.curves(noisy, ["loss"]), pale, 25) > 300
-    assert count(figures.curves(noisy, ["loss"]), figures.BLUE) > 300
+    assert count(figures.curves(noisy, ["loss"]), _drawing.BLUE) > 300
     assert count(figures.curves(noisy[:30], ["loss"]), pale, 3) < 100
 
 
@@ -114,7 +114,7 @@ def length_of(indices: NDArray[np.int64]) -> int:
 def test_several_series_stand_side_by_side_in_their_colours() -> None:
     series = {"without": {1: 0.5, 2: 0.5}, "with": {1: 0.5, 2: 0.5}, "chance": {1: 0.5, 2: 0.5}}
     png = figures.average_precision_bars(NAMES, series)
-    areas = [count(png, colour) for colour in (figures.BLUE, figures.ORANGE, figures.GREY)]
+    areas = [count(png, colour) for colour in (_drawing.BLUE, _drawing.ORANGE, _drawing.GREY)]
     assert min(areas) > 2000
     assert max(areas) < 1.05 * min(areas)
 
@@ -123,7 +123,7 @@ def test_several_series_stand_side_by_side_in_their_colours() -> None:
 def test_a_class_without_ground_truth_has_no_bar(absent: dict[int, float | None]) -> None:
     without = figures.average_precision_bars({1: "a", 2: "b"}, {"s": {**absent, 2: 0.5}})
     zero = figures.average_precision_bars({1: "a", 2: "b"}, {"s": {1: 0.0, 2: 0.5}})
-    assert count(without, figures.BLUE) == count(zero, figures.BLUE)
+    assert count(without, _drawing.BLUE) == count(zero, _drawing.BLUE)
     assert without != zero  # a dash is not a 0.00
 
 
@@ -151,16 +151,16 @@ def test_a_sheet_shows_every_frame_in_its_place() -> None:
     colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
     sheet = pixels(figures.contact_sheet([SheetRow("clip", [flat(c) for c in colours])]))
     # Cells of 1.25 inches with gaps of 0.05: centres at 0.675, 1.975 and 3.275.
-    row = sheet.shape[0] - int((0.05 + 1.25 * 40 / 60 / 2) * figures.DPI)
+    row = sheet.shape[0] - int((0.05 + 1.25 * 40 / 60 / 2) * _drawing.DPI)
     for centre, colour in zip((0.675, 1.975, 3.275), colours, strict=True):
-        assert sheet[row, int(centre * figures.DPI)].tolist() == list(colour)
+        assert sheet[row, int(centre * _drawing.DPI)].tolist() == list(colour)
 
 
 def test_of_many_frames_some_are_shown_first_and_last_among_them() -> None:
     frames = [flat((n, n, n)) for n in range(100, 150)]
     sheet = pixels(figures.contact_sheet([SheetRow("clip", frames)], columns=4))
-    row = sheet[sheet.shape[0] - int(0.4 * figures.DPI)]
-    greys = [int(row[int((0.675 + 1.3 * n) * figures.DPI)][0]) for n in range(4)]
+    row = sheet[sheet.shape[0] - int(0.4 * _drawing.DPI)]
+    greys = [int(row[int((0.675 + 1.3 * n) * _drawing.DPI)][0]) for n in range(4)]
     assert greys == [100, 116, 133, 149]  # 49 / 3 = 16.33 apart, rounded
 
 
@@ -168,7 +168,7 @@ def test_boxes_lie_on_their_frame() -> None:
     box = BOX[None]
     plain = figures.contact_sheet([SheetRow("clip", [flat((0, 0, 0))])])
     boxed = figures.contact_sheet([SheetRow("clip", [flat((0, 0, 0))], [box])])
-    assert count(plain, figures.ORANGE) == 0
+    assert count(plain, _drawing.ORANGE) == 0
     changed = (pixels(plain) != pixels(boxed)).any(axis=2)
     rows, columns = np.nonzero(changed)
     # The box is the middle half of a cell of 180 x 120 pixels, its line about 5 wide.
@@ -188,8 +188,8 @@ def test_true_boxes_are_solid_and_predicted_ones_dashed() -> None:
     solid = figures.keyframe_grid([MarkedFrame("k", frame, true=[MarkedBox(BOX, ["a"])])])
     dashed = figures.keyframe_grid([MarkedFrame("k", frame, predicted=[MarkedBox(BOX, ["a"])])])
     bare = figures.keyframe_grid([MarkedFrame("k", frame)])
-    blue = count(solid, figures.TRUE) - count(bare, figures.TRUE)
-    orange = count(dashed, figures.PREDICTED) - count(bare, figures.PREDICTED)
+    blue = count(solid, pictures.TRUE) - count(bare, pictures.TRUE)
+    orange = count(dashed, pictures.PREDICTED) - count(bare, pictures.PREDICTED)
     assert blue > 500
     assert 0.3 * blue < orange < 0.85 * blue
 
@@ -251,7 +251,7 @@ def test_equal_input_makes_equal_bytes_and_settings_stay(draw: Callable[[], byte
 
 
 def test_a_hostile_title_stays_on_one_short_line() -> None:
-    title = figures.printable("a\nb\x1b[31m" + "x" * 200)
+    title = _drawing.printable("a\nb\x1b[31m" + "x" * 200)
     assert title.startswith(r"a\nb\x1b[31m")
     assert "…" in title
     assert len(title) <= 90

@@ -182,6 +182,12 @@ def test_the_written_file_is_the_page(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "page.html").read_text(encoding="utf-8") == render(page)
 
 
+def test_a_name_that_is_not_utf8_is_shown_escaped(tmp_path: Path) -> None:
+    name = b"clip-\xff.mp4".decode("utf-8", "surrogateescape")
+    write(tmp_path / "page.html", Page(name, []))
+    assert r"clip-\udcff.mp4" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def test_a_page_that_cannot_be_written_says_where(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"file/page\.html: cannot be written"):

@@ -126,7 +126,9 @@ def render(page: Page) -> str:
     Raises:
         ValueError: if a figure is neither PNG nor SVG.
     """
-    return _template().render(page=page)
+    html = _template().render(page=page)
+    # A file's name that is not UTF-8 comes as lone surrogates, which no file can hold.
+    return html.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write(path: Path, page: Page) -> None:
