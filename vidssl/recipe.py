@@ -130,7 +130,8 @@ def find(kind: type[Recipe], name: str) -> Path:
     if path.is_file():
         return path
     if path.suffix in {".yaml", ".yml"} or path.parent != Path():
-        raise RecipeError(f"{path}: no such recipe file")
+        files = [p.name for p in path.parent.glob("*")]
+        raise RecipeError(f"{path}: no such recipe file{nearest(path.name, files)}")
     choices = ", ".join(recipes) or "none"
     raise RecipeError(
         f"no {kind.folder} recipe {name!r}{nearest(name, recipes)} (choices: {choices}, or a file)"
@@ -149,12 +150,13 @@ def load(kind: type[Kind], path: Path, overrides: Sequence[str] = ()) -> Kind:
         raise RecipeError(f"{path}: cannot be read as a text file ({error})") from error
     values = _parse(text, str(path))
     if not isinstance(values, dict):
-        raise RecipeError(f"{path}: expected keys and values, found {type(values).__name__}")
+        found = {type(None): "nothing", list: "a list"}.get(type(values), "a single value")
+        raise RecipeError(f"{path}: expected keys and values, found {found}")
     for override in overrides:
         _override(values, override)
     task = values.get("task")
     if task in TASKS and task != kind.folder:
-        raise RecipeError(f"{path}: is a {task} recipe; expected a {kind.folder} recipe")
+        raise RecipeError(f"{path}: is {_a(task)} recipe; expected {_a(kind.folder)} recipe")
     return validate(kind, values, str(path))
 
 
@@ -206,6 +208,8 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             mark = key_node.start_mark
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None,
@@ -254,6 +258,10 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 
 # --- messages
+
+
+def _a(task: str) -> str:
+    return f"an {task}" if task[0] in "aeiou" else f"a {task}"
 
 
 def _problems(error: ValidationError, kind: type[Section], at: str = "") -> Iterator[str]:

@@ -1,0 +1,351 @@
+"""Recipes: what is wrong with one is told at once, exactly, and before anything is done."""
+
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from vidssl.recipe import Detection, Extract, Pretrain, Recipe, bundled, dump, find, load
+
+Refused = Callable[..., str]
+KINDS: tuple[type[Recipe], ...] = (Pretrain, Detection, Extract)
+BUNDLED = [(kind, name) for kind in KINDS for name in bundled(kind)]
+PRETRAIN = """\
+task: pretrain
+backbone: {name: slow, width: 8, depths: [1, 1, 1, 1], frames: 4, stride: 4}
+method: {name: moco, queue: 8, hidden: 16, dim: 8}
+augment: {crop_px: 32}
+optim: {lr: 0.01, batch: 2, steps: 2}
+"""
+
+
+@pytest.fixture
+def pretrain(refused: Refused, tmp_path: Path, playground: Path) -> Refused:
+    """Pretrain with a recipe of the given text, which must be refused."""
+
+    def run(text: str, *more: object) -> str:
+        (tmp_path / "mine.yaml").write_text(text)
+        videos = ("--videos", playground / "videos")
+        return refused("pretrain", "mine.yaml", *videos, "--out", "run", *more)
+
+    return run
+
+
+# --- the bundled recipes
+
+
+def test_every_bundled_recipe_is_found_under_its_kind() -> None:
+    lying = {path.relative_to(path.parents[1]) for path in _root().rglob("*.yaml")}
+    assert len(lying) >= 4
+    assert lying == {Path(kind.folder) / f"{name}.yaml" for kind, name in BUNDLED}
+
+
+@pytest.mark.parametrize(("kind", "name"), BUNDLED)
+def test_a_bundled_recipe_loads_and_its_dump_loads_to_the_same(
+    kind: type[Recipe], name: str, tmp_path: Path
+) -> None:
+    recipe = load(kind, find(kind, name))
+    (tmp_path / "again.yaml").write_text(dump(recipe))
+    assert load(kind, tmp_path / "again.yaml") == recipe
+
+
+@pytest.mark.parametrize(("kind", "name"), BUNDLED)
+def test_a_bundled_recipe_begins_with_its_command_and_what_to_expect(
+    kind: type[Recipe], name: str
+) -> None:
+    command = {Pretrain: "pretrain", Detection: "finetune", Extract: "extract-features"}[kind]
+    first, second, *_ = find(kind, name).read_text(encoding="utf-8").splitlines()
+    assert first.startswith(f"# vidssl {command} {name} --")
+    assert second.startswith("# ")
+    assert len(second) > 30
+
+
+def _root() -> Path:
+    return Path(str(files("vidssl_recipes")))
+
+
+# --- keys
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("optm: {lr: 1}", "optm: unknown key; did you mean 'optim'?"),
+        ("sed: 1", "sed: unknown key; did you mean 'seed'?"),
+        ("xyzzy: 1", "xyzzy: unknown key\n"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest(
+    pretrain: Refused, line: str, message: str
+) -> None:
+    told = pretrain(f"{PRETRAIN}{line}\n")
+    assert "mine.yaml is not a valid pretrain recipe:" in told
+    assert message in told
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ("width: 8", "widht: 8", "backbone.widht: unknown key; did you mean 'width'?"),
+        ("queue: 8", "queu: 8", "method.queu: unknown key; did you mean 'queue'?"),
+        ("crop_px: 32", "crop: 32", "augment.crop: unknown key; did you mean 'crop_px'?"),
+        ("steps: 2", "step: 2", "optim.step: unknown key; did you mean 'steps'?"),
+    ],
+)
+def test_an_unknown_nested_key_is_answered_with_its_section(
+    pretrain: Refused, right: str, wrong: str, message: str
+) -> None:
+    assert message in pretrain(PRETRAIN.replace(right, wrong))
+
+
+def test_an_unknown_key_of_an_operator_or_its_window_is_answered_with_the_nearest(
+    refused: Refused, tiny: dict[str, Path], training_data: list[object]
+) -> None:
+    told = refused(
+        *("finetune", tiny["detection_bank"], "--encoder", "random", *training_data),
+        *("--out", "run", "--set", "head.operator.layer=2"),
+        *("--set", "head.operator.window.befor_s=2", "--set", "head.dropuot=0.1"),
+    )
+    assert "head.operator.layer: unknown key; did you mean 'layers'?" in told
+    assert "head.operator.window.befor_s: unknown key; did you mean 'before_s'?" in told
+    assert "head.dropuot: unknown key; did you mean 'dropout'?" in told
+
+
+def test_a_repeated_key_is_told_with_both_its_places(pretrain: Refused) -> None:
+    told = pretrain(f"{PRETRAIN}seed: 1\noptim: {{lr: 1}}\n")
+    assert "mine.yaml:7:1: key 'optim' stands twice (first on line 5)" in told
+
+
+def test_a_repeated_nested_key_is_told_with_line_and_column(pretrain: Refused) -> None:
+    told = pretrain(PRETRAIN.replace("steps: 2", "lr: 0.1"))
+    assert "mine.yaml:5:29: key 'lr' stands twice (first on line 5)" in told
+
+
+def test_a_missing_key_and_section_are_named(pretrain: Refused) -> None:
+    told = pretrain("task: pretrain\noptim: {batch: 2, steps: 2}\n")
+    for line in ("backbone: missing", "method: missing", "optim.lr: missing"):
+        assert line in told
+
+
+def test_a_missing_task_is_named(pretrain: Refused) -> None:
+    assert "task: missing" in pretrain(PRETRAIN.replace("task: pretrain\n", ""))
+
+
+# --- values
+
+
+def test_every_value_out_of_range_is_told_with_what_was_found(pretrain: Refused) -> None:
+    text = PRETRAIN.replace("lr: 0.01", "lr: -1, warmup: 2").replace("queue: 8", "queue: 0")
+    told = pretrain(f"{text}seed: -3\nprecision: fp64\n")
+    for line in (
+        "optim.lr: should be greater than 0, found -1",
+        "optim.warmup: should be less than 1, found 2",
+        "method.queue: should be greater than 0, found 0",
+        "seed: should be greater than or equal to 0, found -3",
+        "precision: should be 'auto', 'fp32' or 'bf16', found \"fp64\"",
+    ):
+        assert line in told
+
+
+def test_a_value_of_the_wrong_type_is_told_with_what_was_found(pretrain: Refused) -> None:
+    told = pretrain(PRETRAIN.replace("batch: 2", "batch: two"))
+    assert "optim.batch: should be a valid integer" in told
+    assert 'found "two"' in told
+
+
+@pytest.mark.parametrize("value", ["nan", ".nan", "-inf", "-.inf"])
+def test_a_number_that_is_none_is_refused(pretrain: Refused, value: str) -> None:
+    assert "optim.lr:" in pretrain(PRETRAIN.replace("lr: 0.01", f"lr: {value}"))
+
+
+def test_a_section_that_is_no_mapping_is_refused(pretrain: Refused) -> None:
+    told = pretrain(PRETRAIN.replace("{name: moco, queue: 8, hidden: 16, dim: 8}", "moco"))
+    assert "method: " in told
+    assert "moco" in told
+
+
+def test_steps_and_epochs_together_are_refused(pretrain: Refused) -> None:
+    told = pretrain(PRETRAIN.replace("steps: 2", "steps: 2, epochs: 3"))
+    assert "optim: give the length of the training as steps or as epochs, not both" in told
+
+
+def test_neither_steps_nor_epochs_is_refused(pretrain: Refused) -> None:
+    told = pretrain(PRETRAIN.replace(", steps: 2", ""))
+    assert "optim: give the length of the training as steps or as epochs" in told
+
+
+def test_a_range_from_high_to_low_is_refused(pretrain: Refused) -> None:
+    told = pretrain(PRETRAIN.replace("crop_px: 32", "crop_px: 32, area: [0.9, 0.1]"))
+    assert "augment: area must go from low to high, found 0.9 to 0.1" in told
+
+
+@pytest.mark.parametrize("number", ["1e-3", "1E-3", "1.0e-3", "0.001", ".1e-2"])
+def test_numbers_with_an_exponent_are_numbers(tmp_path: Path, number: str) -> None:
+    (tmp_path / "mine.yaml").write_text(PRETRAIN.replace("lr: 0.01", f"lr: {number}"))
+    assert load(Pretrain, tmp_path / "mine.yaml").optim.lr == 0.001
+
+
+# --- names
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ("name: moco", "name: moko", "method: no 'moko' in vidssl.methods; did you mean 'moco'?"),
+        (
+            "name: slow,",
+            "name: slowfst,",
+            "backbone: no 'slowfst' in vidssl.backbones; did you mean 'slowfast'?",
+        ),
+        ("name: moco, ", "", "method: needs a name, one of moco"),
+        ("name: moco", "name: _moco", "method: no '_moco' in vidssl.methods"),
+        ("name: moco", "name: ../moco", "method: no '../moco' in vidssl.methods"),
+    ],
+)
+def test_an_unknown_method_or_backbone_is_answered_with_the_nearest(
+    pretrain: Refused, right: str, wrong: str, message: str
+) -> None:
+    told = pretrain(PRETRAIN.replace(right, wrong))
+    assert message in told
+
+
+def test_an_unknown_operator_is_answered_with_the_nearest(
+    refused: Refused, tiny: dict[str, Path], training_data: list[object]
+) -> None:
+    told = refused(
+        *("finetune", tiny["detection_bank"], "--encoder", "random", *training_data),
+        *("--out", "run", "--set", "head.operator.name=fbo_n"),
+    )
+    assert "head.operator: no 'fbo_n' in vidssl.detection.operators" in told
+    assert "did you mean 'fbo_nl'? (choices: fbo_nl" in told
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest(refused: Refused, index: Path) -> None:
+    told = refused("pretrain", "moco_smal", "--videos", index, "--out", "run")
+    assert "no pretrain recipe 'moco_smal'; did you mean 'moco_small'?" in told
+    assert "moco_playground" in told
+
+
+def test_a_recipe_file_that_is_not_there_is_answered_with_the_nearest(
+    refused: Refused, index: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text(PRETRAIN)
+    told = refused("pretrain", tmp_path / "mien.yaml", "--videos", index, "--out", "run")
+    assert "mien.yaml: no such recipe file; did you mean 'mine.yaml'?" in told
+
+
+def test_a_recipe_of_another_task_is_refused(
+    refused: Refused, tiny: dict[str, Path], index: Path, pretrained: Path
+) -> None:
+    told = refused("pretrain", tiny["detection"], "--videos", index, "--out", "run")
+    assert "is a detection recipe; expected a pretrain recipe" in told
+    told = refused(
+        *("extract-features", tiny["pretrain"], "--encoder", pretrained, "--videos", index),
+        *("--boxes", "b.csv", "--out", "bank"),
+    )
+    assert "is a pretrain recipe; expected an extract recipe" in told
+
+
+def test_a_bundled_recipe_of_another_task_is_told_of(refused: Refused, index: Path) -> None:
+    told = refused("pretrain", "playground_bank", "--videos", index, "--out", "run")
+    assert "no pretrain recipe 'playground_bank'" in told
+
+
+# --- the file
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "!!python/object/apply:os.system ['touch ran']",
+        "!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path [ran]]",
+        "!!python/name:os.system",
+        "!!python/module:os",
+        "!mine 3",
+    ],
+)
+def test_a_yaml_tag_is_refused_and_nothing_runs(
+    pretrain: Refused, tmp_path: Path, tag: str
+) -> None:
+    told = pretrain(f"{PRETRAIN}seed: {tag}\n")
+    assert "mine.yaml:6:7: could not determine a constructor for the tag" in told
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_yaml_tag_in_an_override_is_refused_and_nothing_runs(
+    pretrain: Refused, tmp_path: Path
+) -> None:
+    told = pretrain(PRETRAIN, "--set", "seed=!!python/object/apply:os.system ['touch ran']")
+    assert "could not determine a constructor for the tag" in told
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("task: pretrain\nbackbone: {name: slow\noptim: 1\n", "mine.yaml:3:"),
+        ("task: [pretrain\n", "mine.yaml:2:1: "),
+        ("task:\n\tpretrain\n", "mine.yaml:2:1: found character '\\t'"),
+        ("", "mine.yaml: expected keys and values, found nothing"),
+        ("# only a comment\n", "mine.yaml: expected keys and values, found nothing"),
+        ("- a\n- b\n", "mine.yaml: expected keys and values, found a list"),
+        ("just words\n", "mine.yaml: expected keys and values, found a single value"),
+        ("a: &x [*x]\n", "mine.yaml"),
+        ("{[1]: 2}: 3\n", "mine.yaml:1:2: a key must be a word"),
+        ("1: 2\n" + PRETRAIN, "1: "),
+        ("---\na: 1\n---\nb: 1\n", "mine.yaml:3:1: "),
+    ],
+)
+def test_broken_yaml_is_told_with_its_place(pretrain: Refused, text: str, message: str) -> None:
+    assert message in pretrain(text)
+
+
+def test_a_recipe_that_is_no_text_is_refused(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00task")
+    told = refused("pretrain", "mine.yaml", "--videos", ".", "--out", "run")
+    assert "mine.yaml: cannot be read as a text file" in told
+
+
+def test_a_byte_order_mark_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "plain.yaml").write_text(PRETRAIN)
+    (tmp_path / "marked.yaml").write_bytes(b"\xef\xbb\xbf" + PRETRAIN.encode())
+    assert load(Pretrain, tmp_path / "marked.yaml") == load(Pretrain, tmp_path / "plain.yaml")
+
+
+# --- overrides
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lrr=1", "optim.lrr: unknown key; did you mean 'lr'?"),
+        ("optm.lr=1", "optm: unknown key; did you mean 'optim'?"),
+        ("optim.lr", "--set optim.lr: expected KEY=VALUE, such as optim.lr=0.1"),
+        ("=1", "--set =1: expected KEY=VALUE"),
+        ("seed.x=1", "--set seed.x=1: seed holds a value, not further keys"),
+        ("optim.lr=[1", "--set optim.lr=[1:1:"),
+        ("optim.lr=0", "optim.lr: should be greater than 0, found 0"),
+        ("optim.epochs=3", "as steps or as epochs, not both"),
+        ("task=detection", "mine.yaml: is a detection recipe; expected a pretrain recipe"),
+    ],
+)
+def test_a_wrong_override_is_refused(pretrain: Refused, override: str, message: str) -> None:
+    assert message in pretrain(f"{PRETRAIN}seed: 1\n", "--set", override)
+
+
+def test_overrides_reach_nested_keys_that_the_file_has_not(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(PRETRAIN)
+    overrides = ["loader.workers=0", "optim.lr=1e-3", "method.symmetric=false", "seed=5"]
+    recipe = load(Pretrain, tmp_path / "mine.yaml", overrides)
+    assert recipe.loader.workers == 0
+    assert recipe.optim.lr == 0.001
+    assert recipe.method.model_dump()["symmetric"] is False
+    assert recipe.seed == 5
+    assert recipe.optim.batch == 2  # what stood beside it is still there
+
+
+def test_steps_take_the_place_of_epochs_that_are_set_to_null(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(PRETRAIN.replace("steps: 2", "epochs: 2"))
+    overrides = ["optim.steps=7", "optim.epochs=null"]
+    assert load(Pretrain, tmp_path / "mine.yaml", overrides).optim.steps == 7
