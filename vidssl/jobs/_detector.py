@@ -18,11 +18,10 @@ from vidssl.data.keyframes import KeyFrameSample, Moment, Placed, Reading, place
 from vidssl.detection.detector import BankWindow, DetectionBatch, Detector
 from vidssl.errors import CheckpointError, listed
 from vidssl.features import Bank
-from vidssl.jobs.index import open_index
+from vidssl.jobs.index import open_index, set_aside
 from vidssl.progress import Progress
 from vidssl.recipe import Detection, backbone_from, validate
 from vidssl.train.weights import load_into, load_weights, save_weights
-from vidssl.video.index import read_rows
 from vidssl.video.reader import DECODER
 
 RANDOM = "random"
@@ -140,9 +139,7 @@ def place_moments(
         SourceError, AnnotationError: if none can be used.
     """
     index = open_index(videos, cache, progress)
-    rows = read_rows(index.path) if index.set_aside else []
-    reasons = {Path(row.path).stem: row.error for row in rows if row.status != "ok"}
-    return place(moments, index, reasons)
+    return place(moments, index, {Path(path).stem: why for path, why in set_aside(index).items()})
 
 
 def batcher(

@@ -86,6 +86,12 @@ def open_index(source: str, cache: Path, progress: Progress = silent) -> ClipInd
     return ClipIndex(cache)
 
 
+def set_aside(index: ClipIndex) -> dict[str, str]:
+    """Return why videos of an index cannot be used, by their paths."""
+    rows = read_rows(index.path) if index.set_aside else []
+    return {row.path: row.error for row in rows if row.status != "ok"}
+
+
 def _identity(path: Path) -> tuple[str, int, float]:
     try:
         stat = path.stat()

@@ -63,6 +63,8 @@ def run(
         with first_here():
             index = open_index(videos, out / "index.parquet", progress)
         trainer, dataset = _prepare(plan, index)
+        if index.set_aside and rank() == 0:
+            folder.event("videos set aside", videos=index_job.set_aside(index))
         fit(
             trainer,
             training.batches(dataset, plan.optim.batch, plan.loader),

@@ -1,0 +1,182 @@
+"""``vidssl index`` from the user's side: what is looked at, set aside, kept and refused."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import Result
+
+Cli = Callable[..., Result]
+Refused = Callable[..., str]
+CONTRACT = (
+    "path status error bytes mtime codec width height fps variable_rate rotation duration_s frames "
+    "keyframes_s has_audio decoder"
+)
+
+
+def damage(videos: Path) -> None:
+    """Put three broken videos among the good ones: cut off, no video at all, and empty."""
+    whole = (videos / "train_000.mp4").read_bytes()
+    (videos / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    (videos / "text.mp4").write_text("not a video")
+    (videos / "empty.mp4").write_bytes(b"")
+
+
+def test_the_index_holds_what_is_in_each_video(cli: Cli, playground: Path, tmp_path: Path) -> None:
+    result = cli("index", playground / "videos", "--out", tmp_path / "new" / "index.parquet")
+    assert result.exit_code == 0
+    assert "4 of 4 videos usable, 840 frames, 0.02 hours" in result.stdout  # 4 x 14 s x 15 a second
+    table = pq.read_table(tmp_path / "new" / "index.parquet")
+    assert table.column_names == CONTRACT.split()
+    for row in table.to_pylist():
+        assert row["status"] == "ok"
+        assert Path(row["path"]).is_file()
+        assert (row["width"], row["height"], row["frames"]) == (128, 96, 210)
+        assert row["fps"] == pytest.approx(15)
+        assert row["duration_s"] == pytest.approx(14)
+        assert row["has_audio"]
+
+
+def test_json_alone_goes_to_stdout_and_progress_to_stderr(
+    cli: Cli, playground: Path, tmp_path: Path
+) -> None:
+    result = cli("index", playground / "videos", "--out", tmp_path / "i.parquet", "--json", "-")
+    told = json.loads(result.stdout)
+    assert told["videos"] == 4
+    assert told["counts"] == {"ok": 4}
+    assert told["frames"] == 840
+    assert told["set_aside"] == []
+    assert "indexing videos: 4/4" in result.stderr
+    to_file = cli(
+        *("index", playground / "videos", "--out", tmp_path / "i.parquet"),
+        *("--json", tmp_path / "i.json"),
+    )
+    assert "4 of 4 videos usable" in to_file.stdout
+    assert json.loads((tmp_path / "i.json").read_text()) == told
+
+
+def test_broken_videos_are_named_counted_and_set_aside(
+    cli: Cli, playground_copy: Path, tmp_path: Path
+) -> None:
+    damage(playground_copy / "videos")
+    result = cli("index", playground_copy / "videos", "--out", tmp_path / "i.parquet")
+    assert result.exit_code == 0
+    assert "4 of 7 videos usable" in result.stdout
+    aside = [line for line in result.stdout.splitlines() if line.startswith("set aside")]
+    assert len(aside) == 3
+    for name in ("cut.mp4", "text.mp4", "empty.mp4"):
+        assert sum(name in line for line in aside) == 1
+    rows = {
+        Path(row["path"]).name: row for row in pq.read_table(tmp_path / "i.parquet").to_pylist()
+    }
+    assert rows["empty.mp4"]["status"] == "empty"
+    assert {row["status"] for row in rows.values()} >= {"ok", "unreadable"}
+    assert all(row["error"] for row in rows.values() if row["status"] != "ok")
+
+
+def test_videos_in_several_containers_and_folders_are_found(
+    cli: Cli, playground: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "v" / "deep").mkdir(parents=True)
+    shutil.copy(playground / "videos" / "train_000.mp4", tmp_path / "v" / "deep" / "A.MP4")
+    (tmp_path / "v" / "notes.txt").write_text("not looked at")
+    result = cli("index", tmp_path / "v", "--out", tmp_path / "i.parquet")
+    assert "1 of 1 videos usable" in result.stdout
+
+
+def test_a_second_look_is_only_at_what_changed(
+    cli: Cli, playground_copy: Path, tmp_path: Path
+) -> None:
+    videos, out = playground_copy / "videos", tmp_path / "i.parquet"
+    cli("index", videos, "--out", out)
+    before = out.read_bytes()
+    again = cli("index", videos, "--out", out)
+    assert "indexing" not in again.stderr
+    assert out.read_bytes() == before
+    (videos / "train_001.mp4").write_text("damaged since")
+    changed = cli("index", videos, "--out", out)
+    assert "3 of 4 videos usable" in changed.stdout
+    (videos / "train_001.mp4").unlink()
+    assert "3 of 3 videos usable" in cli("index", videos, "--out", out).stdout
+
+
+# --- what is refused
+
+
+def test_a_missing_folder_is_answered_with_the_nearest(
+    refused: Refused, playground_copy: Path
+) -> None:
+    told = refused("index", playground_copy / "vidoes", "--out", "i.parquet")
+    assert f"{playground_copy / 'vidoes'}: no such file or folder; did you mean 'videos'?" in told
+    told = refused("index", "no/where/at/all", "--out", "i.parquet")
+    assert "no/where/at/all: no such file or folder (nor is there a folder no/where/at)" in told
+
+
+def test_a_folder_without_videos_is_refused_with_what_was_looked_for(
+    refused: Refused, tmp_path: Path
+) -> None:
+    (tmp_path / "none").mkdir()
+    told = refused("index", "none", "--out", "i.parquet")
+    assert "none: holds no video file (looked for .3gp .asf .avi" in told
+
+
+def test_a_folder_without_one_decodable_video_is_refused_with_reasons(
+    refused: Refused, playground_copy: Path
+) -> None:
+    videos = playground_copy / "videos"
+    for path in videos.iterdir():
+        path.write_text("not a video")
+    told = refused("index", videos, "--out", "i.parquet")
+    assert f"{videos}: none of the 4 videos can be decoded:" in told
+    assert "train_000.mp4" in told
+    assert "val_000.mp4" in told
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "table.parquet"])
+def test_a_file_that_is_no_index_is_not_overwritten(
+    refused: Refused, playground: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    pq.write_table(pa.table({"path": ["a.mp4"], "mine": [1]}), tmp_path / "table.parquet")
+    told = refused("index", playground / "videos", "--out", name)
+    assert f"{name}: exists and is not an index; choose another name for --out" in told
+
+
+def test_an_unknown_kind_of_source_is_answered_with_the_nearest(
+    refused: Refused, playground: Path
+) -> None:
+    told = refused("index", f"playgruond:{playground}", "--out", "i.parquet")
+    assert "no source 'playgruond' in vidssl.sources; did you mean 'playground'?" in told
+
+
+def test_a_list_is_refused_with_its_lines(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("paht,label\na.mp4,1\n")
+    told = refused("index", "list.csv", "--out", "i.parquet")
+    assert "list.csv:1: expected a column named path, found ['paht', 'label']" in told
+    assert "did you mean 'paht'?" in told
+    (tmp_path / "list.csv").write_text("path,label\na.mp4,1\nb.mp4,2\n")
+    told = refused("index", "list.csv", "--out", "i.parquet")
+    assert "list.csv: none of the 2 videos is there" in told
+    assert "list.csv:3: no such file: b.mp4" in told
+
+
+def test_a_missing_video_of_a_list_is_set_aside(cli: Cli, playground: Path, tmp_path: Path) -> None:
+    good = playground / "videos" / "train_000.mp4"
+    (tmp_path / "list.txt").write_text(f"{good}\ngone.mp4\n")
+    result = cli("index", tmp_path / "list.txt", "--out", tmp_path / "i.parquet")
+    assert result.exit_code == 0
+    assert "1 of 2 videos usable" in result.stdout
+    assert "set aside (missing)" in result.stdout
+    assert "gone.mp4" in result.stdout
+
+
+def test_an_output_below_a_file_is_refused(
+    refused: Refused, playground: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    told = refused("index", playground / "videos", "--out", "file/i.parquet")
+    assert "file/i.parquet: cannot be written" in told
