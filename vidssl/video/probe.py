@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
 
 from vidssl.errors import VideoError
 from vidssl.video.reader import DECODER, Reader, rotation
@@ -66,8 +68,7 @@ def _decode(reader: Reader) -> dict[str, object]:
         raise VideoError(f"{reader.path}: no frame can be decoded", "no_frames")
     turned = rotation(frame) % 180 == 90
     gaps_s = np.diff(starts_s)
-    last_s = float(np.median(gaps_s)) if len(gaps_s) else 1 / reader.stated_fps
-    duration_s = starts_s[-1] + last_s
+    duration_s = starts_s[-1] + _last_s(reader, frame, gaps_s)
     return {
         "codec": reader.codec,
         "width": frame.height if turned else frame.width,
@@ -81,6 +82,13 @@ def _decode(reader: Reader) -> dict[str, object]:
         "has_audio": reader.has_audio,
         **_cut(reader, len(starts_s), duration_s),
     }
+
+
+def _last_s(reader: Reader, frame: VideoFrame, gaps_s: NDArray[np.float64]) -> float:
+    """Return how long the last frame stays: as the file says, else as long as most others."""
+    if not reader.untimed and frame.duration and frame.time_base:
+        return float(frame.duration * frame.time_base)
+    return float(np.median(gaps_s)) if len(gaps_s) else 1 / reader.stated_fps
 
 
 def _cut(reader: Reader, frames: int, duration_s: float) -> dict[str, object]:
