@@ -26,8 +26,8 @@ from rich.progress import (
 from vidssl.errors import Interrupted, VidsslError
 from vidssl.progress import Progress as Callback
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 WRONG_INPUT, INTERRUPTED, STOPPED = 2, 75, 130
 PLAIN_EVERY_S = 5.0

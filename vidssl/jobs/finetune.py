@@ -24,6 +24,7 @@ from vidssl.errors import AnnotationError, BankError, CheckpointError
 from vidssl.features import Bank
 from vidssl.jobs import _detector as shared
 from vidssl.jobs import _training as training
+from vidssl.jobs import report
 from vidssl.nn.distributed import first_here, joined, rank
 from vidssl.progress import Progress, silent
 from vidssl.recipe import Detection, dump
@@ -115,6 +116,7 @@ def run(
         )
         if rank() == 0:
             shared.save_detector(out, detector, plan, labels, bank)
+            report.run(out)
     log = read_log(out)
     return FinetuneResult(
         run=out,

@@ -15,6 +15,7 @@ from vidssl.backbones import Encoder
 from vidssl.data.clips import ClipDataset, ClipSample
 from vidssl.jobs import _training as training
 from vidssl.jobs import index as index_job
+from vidssl.jobs import report
 from vidssl.jobs.index import open_index
 from vidssl.methods import Batch, SSLMethod
 from vidssl.nn.distributed import first_here, joined, rank
@@ -77,6 +78,7 @@ def run(
         encoder_hash = ""
         if rank() == 0:
             encoder_hash = save_encoder(out, method.encoder, plan, steps=trainer.step)
+            report.run(out)
     log = read_log(out)
     return PretrainResult(
         run=out,

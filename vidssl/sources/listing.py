@@ -4,6 +4,7 @@ Relative paths are taken from the folder of the list.
 """
 
 import csv
+import io
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ def scan(path: Path) -> list[Path]:
     """Return the videos of the list at ``path``, in its order, each once.
 
     Raises:
-        SourceError: if the list has no ``path`` column, names a file that is not there, or is empty.
+        SourceError: if the list has no ``path`` column, is empty, or none of its files is there.
     """
     names = _parquet(path) if path.suffix.lower() == ".parquet" else _text(path)
     videos = [path.parent / name for _, name in names]
@@ -37,9 +38,13 @@ def _text(path: Path) -> list[tuple[int, str]]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise SourceError(f"{path}: not a text file in UTF-8 ({error.reason})") from error
-    rows = [(n, row) for n, row in enumerate(csv.reader(text.splitlines()), 1) if any(row)]
     if path.suffix.lower() == ".txt":
-        return [(line, ",".join(row).strip()) for line, row in rows]
+        return [(n, line.strip()) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        rows = [(reader.line_num, row) for row in reader if any(row)]
+    except csv.Error as error:
+        raise SourceError(f"{path}:{reader.line_num}: not a csv file ({error})") from error
     if not rows:
         return []
     header = [cell.strip().lower() for cell in rows[0][1]]
@@ -58,4 +63,8 @@ def _parquet(path: Path) -> list[tuple[int, str]]:
         table = pq.read_table(path, columns=["path"])
     except (pa.ArrowException, OSError, KeyError) as error:
         raise SourceError(f"{path}: not a Parquet table with a column named path") from error
-    return list(enumerate(table["path"].to_pylist(), 1))
+    names = table["path"].to_pylist()
+    wrong = [f"row {n}: {name!r}" for n, name in enumerate(names, 1) if not isinstance(name, str)]
+    if wrong:
+        raise SourceError(listed(f"{path}: the column named path must hold text", wrong, 8))
+    return list(enumerate(names, 1))
