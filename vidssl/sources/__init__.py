@@ -36,9 +36,15 @@ SUFFIXES = frozenset(
 def scan(source: str) -> list[Path]:
     """Return the videos that ``source`` names, in a fixed order, without opening them.
 
+    Their paths are absolute: what is written down of them holds in any working folder.
+
     Raises:
         SourceError: if there is nothing of that name, or no video in it.
     """
+    return [path.absolute() for path in _scan(source)]
+
+
+def _scan(source: str) -> list[Path]:
     name, colon, rest = source.partition(":")
     if colon and name.isidentifier() and not Path(source).exists():
         return _named(name, Path(rest))
