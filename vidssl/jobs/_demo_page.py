@@ -1,6 +1,7 @@
 """The page of the demonstration: what went in, what came out, and how to repeat it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,19 +29,22 @@ HEALTH = ("loss", "positive_similarity", "negative_similarity", "feature_std", "
 DETECTION = ("loss", "positive_score", "negative_score")
 
 
-def write(
-    out: Path,
-    groups: Mapping[str, Sequence[int]],
-    labels: LabelMap,
-    series: Mapping[str, Mapping[int, float | None]],
-    seconds: Mapping[str, float],
-) -> None:
-    """Write ``out/report.html`` from the files of the steps and the APs of each series."""
+@dataclass(frozen=True)
+class Scores:
+    """APs by series (with the bank, without, ...): of each class, and the mean of each group."""
+
+    groups: Mapping[str, Sequence[int]]
+    ap: Mapping[str, Mapping[int, float | None]]
+    means: Mapping[str, Mapping[str, float]]
+
+
+def write(out: Path, labels: LabelMap, scores: Scores, seconds: Mapping[str, float]) -> None:
+    """Write ``out/report.html`` from the files of the steps and what they scored."""
     sheet = out / "sampled_clips.png"
     plan = load(Pretrain, find(Pretrain, "moco_playground"))
     sample.run(str(out / "index.parquet"), plan, sheet, count=4)
     sections = [
-        _scores(groups, labels, series),
+        _scores(labels, scores),
         Section(
             "What the method saw",
             [Figure(sheet.read_bytes(), "clips as sampled and augmented", "Two clips of a video")],
@@ -87,34 +91,26 @@ def commands(out: Path) -> list[str]:
     ]
 
 
-def _scores(
-    groups: Mapping[str, Sequence[int]],
-    labels: LabelMap,
-    series: Mapping[str, Mapping[int, float | None]],
-) -> Section:
-    def mean(name: str, ids: Sequence[int]) -> float:
-        return float(np.mean([value for i in ids if (value := series[name][i]) is not None]))
-
+def _scores(labels: LabelMap, scores: Scores) -> Section:
     rows: list[list[Cell]] = [
-        [group, *(mean(name, ids) for name in series)] for group, ids in groups.items()
+        [group, *(means[group] for means in scores.means.values())] for group in scores.groups
     ]
-    rows.append(["all classes", *(mean(name, labels.ids) for name in series)])
-    long_term = [row for row in rows if row[0] == "long memory"]
     facts: list[tuple[str, Cell]] = [
-        (f"long memory, {name}", value)
-        for row in long_term
-        for name, value in zip(series, row[1:], strict=True)
+        (f"{group}, {name}", means[group])
+        for group in ("person movement", "long memory")
+        for name, means in scores.means.items()
+        if group in means
     ]
     return Section(
         "Average precision",
         [
             Facts(facts),
             Figure(
-                figures.average_precision_bars(labels.names, series, groups),
+                figures.average_precision_bars(labels.names, scores.ap, scores.groups),
                 "average precision of each class",
                 "On the validation videos, with detected people",
             ),
-            Table(["group", *series], rows),
+            Table(["mean of", *scores.means], rows),
             Text(
                 "Chance keeps the boxes and deals the scores out anew. The two long-memory labels "
                 "(has returned; will be met again) cannot be seen in a clip, only in what the bank "

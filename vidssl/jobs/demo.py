@@ -4,6 +4,7 @@ Every step is the command of that name with a bundled recipe, and leaves its ord
 demonstration that was stopped goes on where it stood.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -54,9 +55,16 @@ class DemoResult:
 
 
 def run(
-    out: Path, *, videos: int = 40, seconds: float = 45, progress: Progress = silent
+    out: Path,
+    *,
+    videos: int = 40,
+    seconds: float = 45,
+    steps: int | None = None,
+    progress: Progress = silent,
 ) -> DemoResult:
     """Do the whole job in ``out`` and write its report.
+
+    ``steps`` shortens each training to so many, for a trial; it then starts no loader processes.
 
     Raises:
         OutputError: if ``out`` holds something else.
@@ -67,19 +75,19 @@ def run(
         raise OutputError(f"{out}: is a file; expected a folder for the demonstration")
     if out.is_dir() and any(out.iterdir()) and not (out / "playground").is_dir():
         raise OutputError(f"{out}: holds other files; choose an empty folder")
-    steps = _Steps(out, videos, seconds, progress)
-    scores = steps.run_all()
-    chance = _chance(steps, out / "detector" / "eval-val" / "predictions.csv")
-    labels = read_labels(steps.labels)
+    doing = _Steps(out, videos, seconds, steps, progress)
+    scores = doing.run_all()
+    chance = _chance(doing.truth(), out / "detector" / "eval-val" / "predictions.csv")
+    labels = read_labels(doing.labels)
     groups = groups_of(labels)
     series: dict[str, Mapping[int, float | None]] = {"chance": chance}
     series |= {name: result.ap for name, result in scores.items()}
-    _demo_page.write(out, groups, labels, series, steps.seconds)
     means = {name: group_means(ap, groups) for name, ap in series.items()}
+    _demo_page.write(out, labels, _demo_page.Scores(groups, series, means), doing.seconds)
     return DemoResult(
         report=out / "report.html",
         seconds=time.monotonic() - started,
-        seconds_by_step=steps.seconds,
+        seconds_by_step=doing.seconds,
         chance=means["chance"],
         without_bank=means["without bank"],
         with_bank=means["with bank"],
@@ -90,8 +98,12 @@ def run(
 class _Steps:
     """The commands in order, each timed."""
 
-    def __init__(self, out: Path, videos: int, seconds: float, progress: Progress) -> None:
+    def __init__(
+        self, out: Path, videos: int, seconds: float, steps: int | None, progress: Progress
+    ) -> None:
         self.out, self.progress = out, progress
+        self.short = [] if steps is None else [f"optim.steps={steps}", "log_every=1"]
+        self.alone = [] if steps is None else ["loader.workers=0"]
         self.videos, self.length_s = videos, seconds
         self.data = out / "playground"
         self.index = out / "index.parquet"
@@ -121,14 +133,14 @@ class _Steps:
         }
 
     def _pretrain(self) -> None:
-        plan = load(Pretrain, find(Pretrain, "moco_playground"))
+        plan = load(Pretrain, find(Pretrain, "moco_playground"), self.short + self.alone)
         self._timed(
             "pretrain",
             lambda tell: pretrain.run(plan, str(self.index), self.out / "pretrain", progress=tell),
         )
 
     def _finetune(self, name: str, recipe: str, encoder: Path, bank: Path | None) -> None:
-        plan = load(Detection, find(Detection, recipe))
+        plan = load(Detection, find(Detection, recipe), self.short + self.alone)
         what = finetune.DetectionData(
             videos=str(self.index),
             annotations=self.data / "train.csv",
@@ -142,7 +154,7 @@ class _Steps:
         )
 
     def _extract(self) -> None:
-        plan = load(Extract, find(Extract, "playground"))
+        plan = load(Extract, find(Extract, "playground"), self.alone)
         boxes = [self.data / f"{split}_person_detections.csv" for split in ("train", "val")]
         self._timed(
             "extract",
@@ -206,17 +218,18 @@ def group_means(
     """Return the mean AP of each group, classes without ground truth left out."""
     means = {}
     for name, ids in groups.items():
-        known = [value for label in ids if (value := ap.get(label)) is not None]
-        means[name] = float(np.nanmean(known)) if known else float("nan")
+        known = [
+            value for label in ids if (value := ap.get(label)) is not None and not math.isnan(value)
+        ]
+        means[name] = sum(known) / len(known) if known else math.nan
     return means
 
 
-def _chance(steps: _Steps, predictions: Path) -> dict[int, float]:
+def _chance(truth: eval_ava.Truth, predictions: Path) -> dict[int, float]:
     """Return each class's AP for the same boxes with scores that know nothing.
 
     The scores of a class are dealt out anew among the boxes; the mean of several deals.
     """
-    truth = steps.truth()
     labels = read_labels(truth.labels)
     annotations = read_annotations(truth.annotations, labels)
     excluded = read_excluded(truth.excluded) if truth.excluded else frozenset()
