@@ -16,7 +16,7 @@ from vidssl.ava.labels import LabelMap
 from vidssl.backbones import BackboneConfig, Encoder
 from vidssl.data.keyframes import KeyFrameSample, Moment, Placed, Reading, place
 from vidssl.detection.detector import BankWindow, DetectionBatch, Detector
-from vidssl.errors import CheckpointError, listed
+from vidssl.errors import AnnotationError, CheckpointError, listed
 from vidssl.features import Bank
 from vidssl.jobs.index import open_index, set_aside
 from vidssl.progress import Progress
@@ -138,8 +138,15 @@ def place_moments(
     Raises:
         SourceError, AnnotationError: if none can be used.
     """
+    is_new = not cache.exists()
     index = open_index(videos, cache, progress)
-    return place(moments, index, {Path(path).stem: why for path, why in set_aside(index).items()})
+    try:
+        reasons = {Path(path).stem: why for path, why in set_aside(index).items()}
+        return place(moments, index, reasons)
+    except AnnotationError:
+        if is_new:  # a refused command leaves nothing behind
+            cache.unlink(missing_ok=True)
+        raise
 
 
 def batcher(

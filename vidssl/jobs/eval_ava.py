@@ -129,6 +129,12 @@ def score_file(truth: Truth, predictions: Path, unread: Unread | None = None) ->
     found = read_predictions(predictions, labels)
     score = mean_ap(annotations, found, labels, protocol=truth.protocol, excluded=excluded)
     notes = explain_zero(annotations, found, labels) if not score.mean_ap > 0 else []
+    kept = excluded.intersection(keyframes(annotations)) if not score.excluded else ()
+    if kept:
+        notes.append(
+            f"{len(kept)} excluded key frames are in {truth.annotations.name} and were scored: the "
+            f"{truth.protocol} protocol leaves exclusions to whoever makes the files"
+        )
     return _result(score, labels, truth, predictions, unread or Unread(), notes)
 
 
@@ -145,23 +151,31 @@ def score_detector(truth: Truth, request: Request, progress: Progress = silent) 
     assert request.run is not None
     assert request.videos is not None
     assert request.boxes is not None
+    # All files are read before the detector works for hours: a mistake in one is told of at once.
+    labels = read_labels(truth.labels)
+    annotations = read_annotations(truth.annotations, labels)
+    if truth.excluded is not None:
+        read_excluded(truth.excluded)
     trained = shared.load_detector(request.run)
-    _require_classes(trained.labels, read_labels(truth.labels), request.run)
-    bank = _bank(trained, request.bank, request.run)
+    _require_classes(trained.labels, labels, request.run)
+    bank = _bank(trained, request)
     threshold = request.min_score
     if threshold is None:
         threshold = trained.recipe.boxes.test_min_score
     people = detected(read_person_boxes(request.boxes, threshold))
-    moments = _wanted(people, read_annotations(truth.annotations), request.boxes)
+    if not people:
+        raise AnnotationError(f"{request.boxes}: no box has a score of at least {threshold:g}")
+    moments = _wanted(people, annotations, request.boxes)
     with tempfile.TemporaryDirectory() as scratch:
         cache = Path(scratch) / "index.parquet"
         placed = shared.place_moments(moments, request.videos, cache, progress)
-    predictions, lost = _predict(trained, placed, bank, request.empty_bank, progress)
+    predictions, failed = _predict(trained, placed, bank, request.empty_bank, progress)
     suffix = "-empty-bank" if request.empty_bank else ""
     folder = request.run / f"eval-{truth.annotations.stem}{suffix}"
     folder.mkdir(parents=True, exist_ok=True)
     write_predictions(folder / "predictions.csv", predictions)
-    unread = Unread(lost + placed.lost, placed.unusable)
+    reasons = {moment.video: reason for moment, reason in failed}
+    unread = Unread(placed.lost + len(failed), placed.unusable | reasons)
     result = score_file(truth, folder / "predictions.csv", unread)
     source = {
         "detector": trained.weights_hash,
@@ -212,10 +226,12 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _bank(trained: shared.Trained, path: Path | None, run: Path) -> Bank | None:
+def _bank(trained: shared.Trained, request: Request) -> Bank | None:
+    run, path = request.run, request.bank
     if trained.bank_encoder is None:
-        if path is not None:
-            raise BankError(f"{path}: the detector of {run} was trained without a bank")
+        if path is not None or request.empty_bank:
+            asked = path or "--empty-bank"
+            raise BankError(f"{asked}: the detector of {run} was trained without a bank")
         return None
     if path is None:
         raise BankError(f"the detector of {run} reads a feature bank: give it with --bank")
@@ -243,8 +259,8 @@ def _predict(
     bank: Bank | None,
     empty_bank: bool,
     progress: Progress,
-) -> tuple[Predictions, int]:
-    """Return every person's score for every class, and how many key frames could not be read."""
+) -> tuple[Predictions, list[tuple[Moment, str]]]:
+    """Return every person's score for every class, and the key frames that could not be read."""
     plan, device = trained.recipe, device_of(trained.recipe.device)
     detector = trained.detector.to(device).eval()
     dataset = VideoChunks(placed, shared.reading(plan), CHUNK, bank)
@@ -252,12 +268,13 @@ def _predict(
     make = shared.batcher(plan.augment, stride, device, training=False)
     scores: list[NDArray[np.float64]] = []
     moments: list[Moment] = []
-    failed = done = 0
+    failed: list[tuple[Moment, str]] = []
+    done = 0
     for (samples,) in loader(dataset, [[i] for i in range(len(dataset))], plan.loader):
         done += len(samples)
         progress("predicting actions", done, len(placed.moments))
         if not samples[0].clip.numel():
-            failed += len(samples)
+            failed += [(sample.moment, sample.failed[0][1]) for sample in samples]
             continue
         scores.append(_scores(detector, samples, make, empty_bank))
         moments += [sample.moment for sample in samples]

@@ -82,7 +82,7 @@ def run(
     identity = BankIdentity(card["hash"], details)
     writer = BankWriter(out, dim=trunk.features, identity=identity, plan=shards)
     extractor = _Extractor(plan, trunk)
-    failed = 0
+    failed: list[tuple[str, str]] = []
     try:
         for shard in writer.missing():
             members = set(shards[shard])
@@ -100,8 +100,8 @@ def run(
         dim=bank.dim,
         videos=len(names),
         keyframes=len(placed.moments),
-        failed_keyframes=failed + placed.lost,
-        unusable_videos=placed.unusable,
+        failed_keyframes=len(failed) + placed.lost,
+        unusable_videos=placed.unusable | dict(failed),
         encoder_hash=bank.encoder_hash,
         seconds=time.monotonic() - started,
     )
@@ -123,15 +123,18 @@ class _Extractor:
         self.done = 0
 
     @torch.inference_mode()
-    def rows(self, placed: Placed, progress: Progress, total: int) -> tuple[BankRows, int]:
-        """Return the rows of some key frames, and how many key frames could not be read."""
+    def rows(
+        self, placed: Placed, progress: Progress, total: int
+    ) -> tuple[BankRows, list[tuple[str, str]]]:
+        """Return the rows of some key frames, and (video, reason) of each that cannot be read."""
         dataset = VideoChunks(placed, self.reading, self.plan.batch, None)
-        parts, failed = [], 0
+        parts: list[BankRows] = []
+        failed: list[tuple[str, str]] = []
         for (samples,) in loader(dataset, [[i] for i in range(len(dataset))], self.plan.loader):
             if samples[0].clip.numel():
                 parts.append(self._rows_of(samples))
             else:
-                failed += len(samples)
+                failed += [(sample.moment.video, sample.failed[0][1]) for sample in samples]
             self.done += len(samples)
             progress("extracting features", self.done, total)
         return BankRows.joined(parts, self.trunk.features), failed

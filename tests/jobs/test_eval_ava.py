@@ -1,0 +1,328 @@
+"""``vidssl eval-ava`` from the user's side: scores worked out by hand, and what is refused."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+Cli = Callable[..., Result]
+Refused = Callable[..., str]
+LABELS = "item { name: 'run' id: 1 }\nitem { name: 'sit' id: 2 }\n"
+TRUTH = "v,0001,0.1,0.1,0.5,0.5,1,0\nv,0002,0.1,0.1,0.5,0.5,1,0\nv,0003,0.1,0.1,0.5,0.5,1,0\n"
+PREDICTIONS = """\
+v,0001,0.1,0.1,0.5,0.5,1,0.9
+v,0002,0.6,0.6,0.9,0.9,1,0.8
+v,0002,0.1,0.1,0.5,0.5,1,0.7
+v,0003,0.1,0.1,0.5,0.5,2,0.6
+"""
+
+
+@pytest.fixture
+def scoring(tmp_path: Path) -> list[object]:
+    """Score three predictions of one class, and one of a class that is never true."""
+    (tmp_path / "truth.csv").write_text(TRUTH)
+    (tmp_path / "labels.pbtxt").write_text(LABELS)
+    (tmp_path / "found.csv").write_text(PREDICTIONS)
+    return [
+        *("eval-ava", "--annotations", tmp_path / "truth.csv"),
+        *("--labels", tmp_path / "labels.pbtxt", "--predictions", tmp_path / "found.csv"),
+    ]
+
+
+def test_a_score_is_that_worked_out_by_hand(cli: Cli, scoring: list[object]) -> None:
+    # Class 1 by falling score: right, wrong, right, of 3 true boxes. Precision 1 at recall 1/3,
+    # 2/3 at recall 2/3, nothing beyond: 1/3 * 1 + 1/3 * 2/3 = 5/9. Class 2 has no true box.
+    told = json.loads(cli(*scoring, "--json", "-").stdout)
+    assert told["ap"]["1"] == pytest.approx(5 / 9)
+    assert told["ap"]["2"] is None
+    assert told["mean_ap"] == pytest.approx(5 / 9)
+    assert (told["expected"], told["evaluated"], told["failed"]) == (3, 3, 0)
+    assert told["positives"] == {"1": 3, "2": 0}
+    assert told["protocol"]["protocol"] == "activitynet"
+
+
+def test_excluded_key_frames_are_left_out_where_the_protocol_does(
+    cli: Cli, scoring: list[object], tmp_path: Path
+) -> None:
+    # Without second 2: right, of 2 true boxes: 1/2.
+    (tmp_path / "excluded.csv").write_text("v,0002\n")
+    command = [*scoring, "--excluded", tmp_path / "excluded.csv", "--json", "-"]
+    told = json.loads(cli(*command, "--protocol", "slowfast").stdout)
+    assert told["mean_ap"] == pytest.approx(1 / 2)
+    assert told["protocol"]["excluded_keyframes"] == 1
+    assert (told["expected"], told["evaluated"]) == (2, 2)
+    assert told["notes"] == []
+
+
+def test_a_protocol_that_passes_over_exclusions_says_so(
+    cli: Cli, scoring: list[object], tmp_path: Path
+) -> None:
+    (tmp_path / "excluded.csv").write_text("v,0002\nv,0077\n")
+    result = cli(*scoring, "--excluded", tmp_path / "excluded.csv")
+    assert "mAP@0.5 0.555556" in result.stdout
+    assert "note: 1 excluded key frames are in truth.csv and were scored" in result.stdout
+    (tmp_path / "excluded.csv").write_text("v,0077\n")
+    assert "note:" not in cli(*scoring, "--excluded", tmp_path / "excluded.csv").stdout
+
+
+def test_key_frames_without_predictions_are_counted(
+    cli: Cli, scoring: list[object], tmp_path: Path
+) -> None:
+    (tmp_path / "found.csv").write_text(PREDICTIONS.splitlines()[0] + "\n")
+    told = json.loads(cli(*scoring, "--json", "-").stdout)
+    assert (told["expected"], told["evaluated"]) == (3, 1)
+    assert told["mean_ap"] == pytest.approx(1 / 3)
+
+
+def test_a_score_of_nothing_is_null_and_json(
+    cli: Cli, scoring: list[object], tmp_path: Path
+) -> None:
+    (tmp_path / "truth.csv").write_text("v,0001\nv,0002\n")
+    result = cli(*scoring, "--json", tmp_path / "score.json")
+    assert result.exit_code == 0
+    assert "mAP@0.5 not defined" in result.stdout
+
+    def no_constant(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    told = json.loads((tmp_path / "score.json").read_text(), parse_constant=no_constant)
+    assert told["mean_ap"] is None
+    assert told["ap"] == {"1": None, "2": None}
+
+
+def test_the_table_shows_every_class_and_the_denominators(cli: Cli, scoring: list[object]) -> None:
+    result = cli(*scoring)
+    assert "0.5556" in result.stdout
+    assert "mAP@0.5 0.555556 (activitynet protocol)" in result.stdout
+    assert "key frames: 3 expected, 3 evaluated, 0 failed" in result.stdout
+    for name in ("run", "sit"):
+        assert name in result.stdout
+
+
+def test_a_score_of_zero_comes_with_its_likely_reason(
+    cli: Cli, scoring: list[object], tmp_path: Path
+) -> None:
+    (tmp_path / "found.csv").write_text(PREDICTIONS.replace("v,", "w,"))
+    result = cli(*scoring)
+    assert result.exit_code == 0
+    assert "note: " in result.stdout
+
+
+def test_the_protocol_is_the_one_asked_for(cli: Cli, scoring: list[object]) -> None:
+    told = json.loads(cli(*scoring, "--protocol", "slowfast", "--json", "-").stdout)
+    assert told["protocol"]["protocol"] == "slowfast"
+    assert told["mean_ap"] == pytest.approx(5 / 9)
+
+
+# --- a detector's predictions
+
+
+@pytest.fixture
+def predicting(playground: Path, index: Path) -> list[object]:
+    """What lets a detector predict on the three training videos, as if they were for validation."""
+    return [
+        *("--videos", index, "--boxes", playground / "train_person_detections.csv"),
+        *("--annotations", playground / "train.csv"),
+        *("--labels", playground / "action_list.pbtxt"),
+    ]
+
+
+def test_a_detectors_predictions_score_the_same_again(
+    cli: Cli, detector: Path, predicting: list[object], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(detector, tmp_path / "run"))
+    result = cli("eval-ava", "--checkpoint", run, *predicting, "--json", "-")
+    told = json.loads(result.stdout)
+    assert json.loads((run / "eval-train" / "score.json").read_text()) == told
+    assert told["failed"] == 0
+    assert told["expected"] >= told["evaluated"] > 20
+    assert 0 < told["mean_ap"] < 1
+    assert told["protocol"].keys() >= {"detector", "boxes", "min_score", "bank", "annotations"}
+    assert "predicting actions:" in result.stderr
+
+    truth = predicting[predicting.index("--annotations") :]
+    again = cli("eval-ava", "--predictions", told["predictions"], *truth, "--json", "-")
+    rescored = json.loads(again.stdout)
+    assert rescored["mean_ap"] == told["mean_ap"]
+    assert rescored["ap"] == told["ap"]
+    assert rescored["expected"] == told["expected"]
+    assert rescored["evaluated"] == told["evaluated"]
+
+
+def test_a_broken_or_missing_video_is_counted_and_the_rest_scored(
+    cli: Cli, detector: Path, playground_copy: Path, predicting: list[object], tmp_path: Path
+) -> None:
+    (playground_copy / "videos" / "train_001.mp4").write_text("not a video")
+    (playground_copy / "videos" / "train_002.mp4").unlink()
+    run = Path(shutil.copytree(detector, tmp_path / "run"))
+    result = cli(
+        *("eval-ava", "--checkpoint", run, *predicting),
+        *("--videos", playground_copy / "videos", "--json", tmp_path / "score.json"),
+    )
+    assert result.exit_code == 0
+    told = json.loads((tmp_path / "score.json").read_text())
+    assert told["failed"] > 20  # two of three videos
+    assert told["expected"] > told["evaluated"] > 0
+    assert told["unusable_videos"].keys() == {"train_001", "train_002"}
+    assert f"{told['failed']} failed" in result.stdout
+    assert "failed: train_002: no such video" in result.stdout
+    assert "mAP@0.5 0." in result.stdout
+
+
+def test_a_video_that_goes_bad_after_the_index_is_counted_too(
+    cli: Cli, detector: Path, playground_copy: Path, predicting: list[object], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(detector, tmp_path / "run"))
+    cli("index", playground_copy / "videos", "--out", tmp_path / "i.parquet")
+    (playground_copy / "videos" / "train_001.mp4").write_text("damaged since")
+    result = cli(
+        *("eval-ava", "--checkpoint", run, *predicting),
+        *("--videos", tmp_path / "i.parquet", "--json", "-"),
+    )
+    told = json.loads(result.stdout)
+    assert told["failed"] > 10
+    assert told["mean_ap"] is not None
+    assert "train_001" in json.dumps(told["unusable_videos"])
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_either_a_file_or_a_detector_is_scored(
+    refused: Refused, scoring: list[object], detector: Path, both: bool
+) -> None:
+    command = [*scoring, "--checkpoint", detector] if both else scoring[:-2]
+    told = refused(*command)
+    assert "give either --predictions, or --checkpoint with --videos and --boxes" in told
+
+
+def test_a_detector_needs_videos_and_boxes(
+    refused: Refused, scoring: list[object], detector: Path
+) -> None:
+    told = refused(*scoring[:-2], "--checkpoint", detector)
+    assert f"--checkpoint {detector} needs --videos and --boxes to predict on" in told
+    told = refused(*scoring[:-2], "--checkpoint", detector, "--videos", "v")
+    assert "needs --boxes to predict on" in told
+
+
+def test_predictions_with_mistakes_are_refused_with_all_of_them(
+    refused: Refused, scoring: list[object], tmp_path: Path
+) -> None:
+    (tmp_path / "found.csv").write_text(
+        "v,0001,0.1,0.1,0.5,0.5,1,high\nv,0001,0.1,0.1,0.5,0.5,3,0.5\nv,0001,0.1,0.1\n"
+    )
+    told = refused(*scoring)
+    assert "found.csv has 3 problems:" in told
+    assert "found.csv:1: malformed number: expected the score, found 'high'" in told
+    assert "found.csv:2: label outside the list: expected an id from 1 to 2, found '3'" in told
+    assert "found.csv:3: wrong number of columns: expected 8" in told
+
+
+@pytest.fixture
+def evaluate(refused: Refused, tmp_path: Path, predicting: list[object]) -> Callable[..., str]:
+    """Evaluate a copy of a run, which must be refused without a trace in it."""
+
+    def run(checkpoint: Path, *more: object) -> str:
+        shutil.copytree(checkpoint, tmp_path / "run")
+        try:
+            return refused("eval-ava", "--checkpoint", "run", *predicting, *more)
+        finally:
+            shutil.rmtree(tmp_path / "run")
+
+    return run
+
+
+def test_a_detector_is_not_scored_by_another_label_map(
+    evaluate: Refused, detector: Path, playground_copy: Path
+) -> None:
+    labels = playground_copy / "action_list.pbtxt"
+    labels.write_text(labels.read_text().replace('"shake"', '"quake"').replace("id: 9", "id: 10"))
+    told = evaluate(detector, "--labels", labels)
+    assert "run: was trained for other classes:" in told
+    assert "1: 'shake' in the detector, 'quake' in the map" in told
+    assert "10: 'no such class' in the detector, 'will be met again' in the map" in told
+
+
+def test_a_bank_of_another_encoder_than_the_heads_is_refused(
+    cli: Cli,
+    evaluate: Refused,
+    bank_detector: Path,
+    pretrained: Path,
+    playground: Path,
+    index: Path,
+    tiny: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    made = cli(
+        *("extract-features", tiny["extract"], "--encoder", pretrained, "--videos", index),
+        *("--boxes", playground / "val_person_detections.csv", "--out", tmp_path / "other"),
+    )
+    assert made.exit_code == 0
+    told = evaluate(bank_detector, "--bank", tmp_path / "other")
+    here, there = (
+        json.loads((run / "encoder.json").read_text())["hash"]
+        for run in (pretrained, bank_detector)
+    )
+    assert f"{tmp_path / 'other'}: this bank was made by encoder {here}; the head was" in told
+    assert "trained with a bank of encoder" in told
+    assert "vidssl extract-features" in told
+    assert here != there
+
+
+def test_a_bank_is_given_exactly_if_the_head_reads_one(
+    evaluate: Refused, detector: Path, bank_detector: Path, bank: Path
+) -> None:
+    told = evaluate(detector, "--bank", bank)
+    assert f"{bank}: the detector of run was trained without a bank" in told
+    told = evaluate(bank_detector)
+    assert "the detector of run reads a feature bank: give it with --bank" in told
+
+
+def test_emptying_a_bank_that_is_not_read_is_refused(evaluate: Refused, detector: Path) -> None:
+    told = evaluate(detector, "--empty-bank")
+    assert "--empty-bank: the detector of run was trained without a bank" in told
+
+
+def test_a_run_without_a_detector_is_refused(
+    evaluate: Refused, refused: Refused, pretrained: Path, predicting: list[object]
+) -> None:
+    told = evaluate(pretrained)
+    assert "run: holds no detector.safetensors; expected the folder of a finished run" in told
+    told = refused("eval-ava", "--checkpoint", "rnu", *predicting)
+    assert "rnu: no such file" in told
+
+
+def test_a_damaged_detector_is_refused(
+    refused: Refused, detector: Path, predicting: list[object], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(detector, tmp_path / "run"))
+    weights = run / "detector.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    told = refused("eval-ava", "--checkpoint", "run", *predicting)
+    assert "is not what detector.json describes" in told
+
+
+def test_boxes_of_other_videos_than_the_annotated_are_refused(
+    evaluate: Refused, detector: Path, playground: Path
+) -> None:
+    told = evaluate(detector, "--boxes", playground / "val_person_detections.csv")
+    assert "no box is of any of the 3 annotated videos" in told
+
+
+def test_a_score_that_no_box_has_is_refused(evaluate: Refused, detector: Path) -> None:
+    told = evaluate(detector, "--min-score", 1.0)
+    assert "train_person_detections.csv: no box has a score of at least 1" in told
+
+
+def test_predicting_on_videos_that_are_not_there_is_refused(
+    evaluate: Refused, detector: Path, playground: Path, tmp_path: Path
+) -> None:
+    told = evaluate(detector, "--videos", playground / "vidoes")
+    assert "vidoes: no such file or folder; did you mean 'videos'?" in told
+    (tmp_path / "bad.mp4").write_text("not a video")
+    told = evaluate(detector, "--videos", tmp_path / "bad.mp4")
+    assert "none of the 1 videos can be decoded" in told
