@@ -3,6 +3,9 @@
 import hashlib
 import os
 import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -222,6 +225,34 @@ def bank_detector(
     )
     assert result.exit_code == 0, result.output
     return out
+
+
+@pytest.fixture
+def in_two_processes(tmp_path: Path) -> Callable[..., list[str]]:
+    """Run a script as two processes of one group, and return what each printed, by rank."""
+
+    def run(script: str, *arguments: object) -> list[str]:
+        (tmp_path / "ranks.py").write_text(script)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        command = [sys.executable, str(tmp_path / "ranks.py"), *map(str, arguments)]
+        processes = [
+            subprocess.Popen(
+                command,
+                env={**os.environ, **group, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+        said = [process.communicate(timeout=120) for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], [err for _, err in said]
+        return [out for out, _ in said]
+
+    return run
 
 
 @pytest.fixture(scope="session")

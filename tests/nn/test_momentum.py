@@ -1,0 +1,56 @@
+"""The moving average, number by number."""
+
+import pytest
+import torch
+from torch import nn
+
+from vidssl.nn.momentum import follow, frozen_copy
+
+
+def net(value: float) -> nn.Sequential:
+    built = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter.fill_(value)
+    return built
+
+
+@pytest.mark.parametrize(
+    ("momentum", "expected"),
+    [(1.0, 1.0), (0.0, 5.0), (0.75, 2.0), (0.999, 1.004)],  # m * 1 + (1 - m) * 5
+)
+def test_each_parameter_moves_its_share_of_the_way(momentum: float, expected: float) -> None:
+    twin, ahead = net(1.0), net(5.0)
+    follow(twin, ahead, momentum)
+    for parameter in twin.parameters():
+        assert torch.allclose(parameter, torch.full_like(parameter, expected))
+    assert all((parameter == 5.0).all() for parameter in ahead.parameters())
+
+
+def test_repeated_steps_close_the_gap_geometrically() -> None:
+    twin, ahead = net(0.0), net(1.0)
+    for _ in range(10):
+        follow(twin, ahead, 0.9)
+    assert next(twin.parameters())[0, 0].item() == pytest.approx(1 - 0.9**10)
+
+
+def test_running_statistics_stay_the_twins_own() -> None:
+    twin, ahead = net(1.0), net(1.0)
+    ahead.train()(torch.randn(8, 2) * 10)
+    before = [buffer.clone() for buffer in twin.buffers()]
+    follow(twin, ahead, 0.0)
+    for old, new in zip(before, twin.buffers(), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_a_frozen_copy_is_equal_apart_and_without_gradient() -> None:
+    original = net(2.0)
+    twin = frozen_copy(original)
+    assert not any(parameter.requires_grad for parameter in twin.parameters())
+    assert all(parameter.requires_grad for parameter in original.parameters())
+    with torch.no_grad():
+        next(original.parameters()).fill_(9.0)
+    assert (next(twin.parameters()) == 2.0).all()
+    follow(twin, original, 0.5)
+    assert (next(twin.parameters()) == 5.5).all()
+    assert next(twin.parameters()).grad_fn is None
