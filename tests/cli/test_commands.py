@@ -1,0 +1,106 @@
+"""The command line's surface: its names and options, its help, and what it prints where."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
+
+import pytest
+import typer
+from typer.testing import Result
+
+Cli = Callable[..., Result]
+
+JSON, RECIPE = {"--json"}, {"--set", "--json"}
+TRAIN = RECIPE | {"--out", "--videos", "--steps", "--gpus", "--resume", "--dry-run"}
+COMMANDS: dict[str, tuple[list[str], set[str]]] = {
+    # Scripts rely on these names; removing or renaming one breaks them.
+    "doctor": ([], JSON),
+    "demo": ([], JSON | {"--out"}),
+    "playground": ([], {"--out", "--videos", "--seconds", "--seed"}),
+    "index": (["source"], JSON | {"--out", "--workers"}),
+    "sample": (["source"], RECIPE | {"--recipe", "--out", "--count"}),
+    "pretrain": (["recipe"], TRAIN),
+    "finetune": (
+        ["recipe"],
+        TRAIN | {"--encoder", "--annotations", "--labels", "--boxes", "--excluded", "--bank"},
+    ),
+    "extract-features": (["recipe"], RECIPE | {"--encoder", "--videos", "--boxes", "--out"}),
+    "eval-ava": (
+        [],
+        JSON
+        | {"--annotations", "--labels", "--predictions", "--checkpoint", "--videos", "--boxes"}
+        | {"--bank", "--empty-bank", "--excluded", "--protocol", "--min-score"},
+    ),
+    "report": (["run"], JSON),
+    "models": ([], JSON),
+    "recipes": (["name"], JSON),
+}
+
+
+def commands() -> dict[str, typer.core.TyperCommand]:
+    (entry,) = entry_points(group="console_scripts", name="vidssl")
+    group = typer.main.get_command(entry.load())
+    assert isinstance(group, typer.core.TyperGroup)
+    return dict(group.commands)  # type: ignore[arg-type]
+
+
+def test_every_command_is_there_in_its_order() -> None:
+    assert list(commands()) == list(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_has_its_arguments_and_options(name: str) -> None:
+    arguments, options = COMMANDS[name]
+    found = commands()[name].params
+    assert [p.name for p in found if p.param_type_name == "argument"] == arguments
+    named = {
+        opt
+        for p in found
+        if p.param_type_name == "option"
+        for opt in p.opts
+        if opt.startswith("--")
+    }
+    assert named - {"--help"} == options
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_explains_itself(name: str) -> None:
+    command = commands()[name]
+    assert len(command.help or "") > 20
+    for parameter in command.params:
+        assert getattr(parameter, "help", None), parameter.name
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    # One process for all of them: what one imports stays, so the first with torch fails the rest.
+    (entry,) = entry_points(group="console_scripts", name="vidssl")
+    asked = [["--help"], *([name, "--help"] for name in commands())]
+    program = f"""
+import sys
+from typer.testing import CliRunner
+from {entry.module} import {entry.attr} as app
+for arguments in {asked!r}:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, arguments
+    assert "Usage" in result.output, arguments
+    slow = {{"torch", "torchvision", "numpy", "pyarrow", "av", "matplotlib"}} & set(sys.modules)
+    assert not slow, (arguments, slow)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_unknown_command_or_option_ends_with_2(cli: Cli) -> None:
+    assert cli("pretrian").exit_code == 2
+    assert cli("index", "--ouput", "x").exit_code == 2
+    result = cli("eval-ava", "--annotations", "a", "--labels", "b", "--protocol", "mine")
+    assert result.exit_code == 2
+    assert "activitynet" in result.stderr
+
+
+def test_a_message_keeps_brackets_and_shows_control_characters(cli: Cli) -> None:
+    result = cli("index", "no[bold]where\x1b[31m", "--out", "i.parquet")
+    assert result.exit_code == 2
+    assert "no[bold]where\\x1b[31m: no such file or folder" in result.stderr
+    assert "\x1b" not in result.stderr
