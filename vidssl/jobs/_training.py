@@ -121,7 +121,7 @@ def forecast(
         samples=samples,
         steps=steps,
         trained_parameters=sum(p.numel() for p in trained.module.parameters() if p.requires_grad),
-        loss=scalars["loss"],
+        loss=float(scalars["loss"]),
         load_s=load_s,
         step_s=step_s,
         hours=steps * max(step_s, load_s / max(1, plan.loader.workers)) / 3600,

@@ -32,6 +32,15 @@ def gather(local_B: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def on_any(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is up on any process: what one of them must do, all do together."""
+    if world_size() == 1:
+        return flag
+    raised = torch.tensor(float(flag), device=device)
+    dist.all_reduce(raised, dist.ReduceOp.MAX)
+    return bool(raised)
+
+
 def local_rows(all_G: Tensor) -> Tensor:
     """Return this process's share of rows that :func:`gather` put together."""
     return all_G.chunk(world_size())[rank()]

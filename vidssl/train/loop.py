@@ -10,17 +10,17 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vidssl.errors import CheckpointError, Interrupted
-from vidssl.nn.distributed import rank
+from vidssl.nn.distributed import on_any, rank
 from vidssl.nn.step import StepOutput
 from vidssl.progress import Progress
 from vidssl.train import checkpoint
@@ -61,13 +61,18 @@ class Trainer:
         self.wrapped = self.module
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             devices = [device.index] if device.type == "cuda" else None
-            self.wrapped = nn.parallel.DistributedDataParallel(self.module, device_ids=devices)
+            # Buffers stay each process's own: queues are equal by construction, and sending them
+            # with every step would cost more than the gradients.
+            self.wrapped = nn.parallel.DistributedDataParallel(
+                self.module, device_ids=devices, broadcast_buffers=False
+            )
 
-    def train_step(self, batch: Any) -> dict[str, float]:
-        """Do one step; return loss, learning rate and the method's scalars.
+    def train_step(self, batch: Any) -> dict[str, float | Tensor]:
+        """Do one step; return loss, learning rate, gradient norm and the method's scalars.
 
         Raises:
-            CheckpointError: if the loss is not finite; nothing has been changed by it then.
+            CheckpointError: if loss or gradient is not finite on any process; no parameter has
+                been changed by it then.
         """
         torch.manual_seed(self.plan.seed * 1_000_003 + self.step * 1009 + rank())
         lr = self.lr_at(self.step / self.plan.steps)
@@ -77,19 +82,15 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             output: StepOutput = self.wrapped(batch)
         loss = float(output.loss.detach())
-        if not math.isfinite(loss):
-            raise CheckpointError(
-                f"the loss became {loss} at step {self.step}; the last checkpoint is older "
-                "(a lower optim.lr or optim.clip_grad_norm usually helps)"
-            )
+        self._require_finite("loss", loss)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(output.loss)
-        norm = self._clip()
+        norm = float(self._clip())
+        self._require_finite("gradient norm", norm)
         self.optimizer.step()
         self.step += 1
         self.module.after_step(self.step / self.plan.steps)  # type: ignore[operator]
-        scalars = {name: float(value) for name, value in output.scalars.items()}
-        return {"loss": loss, "lr": lr, "grad_norm": norm, **scalars}
+        return {"loss": loss, "lr": lr, "grad_norm": norm, **output.scalars}
 
     def state(self) -> dict[str, Any]:
         """Return everything that the rest of the training depends on."""
@@ -106,10 +107,18 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
 
-    def _clip(self) -> float:
+    def _require_finite(self, name: str, value: float) -> None:
+        if on_any(not math.isfinite(value), self.device):
+            found = "not finite on another process" if math.isfinite(value) else value
+            raise CheckpointError(
+                f"the {name} became {found} at step {self.step}; the last checkpoint is older "
+                "(a lower optim.lr, optim.clip_grad_norm or precision: fp32 usually helps)"
+            )
+
+    def _clip(self) -> Tensor:
         trained = [p for p in self.module.parameters() if p.grad is not None]
         limit = self.plan.optim.clip_grad_norm or math.inf
-        return float(nn.utils.clip_grad_norm_(trained, limit))
+        return nn.utils.clip_grad_norm_(trained, limit)
 
 
 def fit(
@@ -142,9 +151,10 @@ def fit(
                 progress(f"training, loss {scalars['loss']:.3f}", trainer.step, plan.steps)
             clock = now
             done = trainer.step == plan.steps
-            if rank() == 0 and (done or stopped or trainer.step % plan.save_every == 0):
+            stopping = on_any(bool(stopped), trainer.device)
+            if rank() == 0 and (done or stopping or trainer.step % plan.save_every == 0):
                 checkpoint.save(saves, trainer.step, trainer.state())
-            if stopped and not done:
+            if stopping and not done:
                 raise Interrupted(f"stopped at step {trainer.step} of {plan.steps}")
 
 
@@ -161,14 +171,19 @@ def _continue(trainer: Trainer, folder: RunFolder) -> None:
 
 
 def _log(
-    folder: RunFolder, trainer: Trainer, scalars: dict[str, float], *, step_s: float, wait_s: float
+    folder: RunFolder,
+    trainer: Trainer,
+    scalars: Mapping[str, float | Tensor],
+    *,
+    step_s: float,
+    wait_s: float,
 ) -> None:
     plan, step = trainer.plan, trainer.step
     if step % plan.log_every and step not in {1, plan.steps}:
         return
     entry = {
         "step": step - 1,
-        **scalars,
+        **{name: float(value) for name, value in scalars.items()},
         "clips_per_s": plan.optim.batch / step_s,
         "data_wait": min(1.0, wait_s / step_s),
         "memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
