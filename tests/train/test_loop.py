@@ -76,7 +76,8 @@ def prepare(raw, step):
 
 
 options = {"lr": 0.05, "batch": 8, "steps": 60, "warmup": 0.2, "clip_grad_norm": 1.0}
-plan = Plan(OptimConfig(optimizer=optimizer, **options), 60, seed=5, log_every=4, save_every=int(save_every))
+config = OptimConfig(optimizer=optimizer, **options)
+plan = Plan(config, 60, seed=5, log_every=4, save_every=int(save_every))
 trainer = Trainer(Toy(), plan, torch.device("cpu"))
 try:
     with RunFolder(Path(folder), {"command": "toy"}, "toy: true") as run:

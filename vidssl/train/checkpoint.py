@@ -7,6 +7,7 @@ over for the one before.
 
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         _remove(*folder.glob(".step-*.part"))
         aside.mkdir()
-        torch.save(state, aside / STATE)
+        _write(state, aside / STATE)
         sync(aside / STATE)
         facts = {"bytes": (aside / STATE).stat().st_size, "sha256": sha256(aside / STATE)}
         manifest = {"step": step, "files": {STATE: facts}}
@@ -64,9 +65,12 @@ def load_latest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     for path in reversed(checkpoints(folder)):
         damage = verify(path)
         if damage is None:
-            # Tensors and plain containers only: a checkpoint cannot run code.
-            state = torch.load(path / STATE, map_location="cpu", weights_only=True)
-            return state, passed_over
+            try:
+                # Tensors and plain containers only: a checkpoint cannot run code.
+                state = torch.load(path / STATE, map_location="cpu", weights_only=True)
+                return state, passed_over
+            except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+                damage = f"not the state of a training ({str(error).splitlines()[0]})"
         passed_over.append(f"{path}: {damage}")
     if passed_over:
         raise CheckpointError("no checkpoint is whole: " + "; ".join(passed_over))
@@ -77,15 +81,26 @@ def verify(path: Path) -> str | None:
     """Return what is wrong with a checkpoint, or None."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        for name, facts in manifest["files"].items():
-            size = (path / name).stat().st_size
-            if size != facts["bytes"]:
-                return f"{name} has {size} bytes, {facts['bytes']} were written"
-            if sha256(path / name) != facts["sha256"]:
-                return f"the content of {name} has changed since it was written"
+        facts = manifest["files"][STATE]
+        size = (path / STATE).stat().st_size
+        if size != facts["bytes"]:
+            return f"{STATE} has {size} bytes, {facts['bytes']} were written"
+        if sha256(path / STATE) != facts["sha256"]:
+            return f"the content of {STATE} has changed since it was written"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"unreadable ({error})"
     return None
+
+
+def _write(state: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # On a full disk, torch fails once more as it closes its archive.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def _remove(*paths: Path) -> None:

@@ -27,7 +27,7 @@ def save_weights(folder: Path, name: str, module: nn.Module, card: Mapping[str, 
     """
     tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     with replacing(folder / f"{name}.safetensors") as aside:
-        safetensors.torch.save_file(tensors, str(aside))
+        aside.write_bytes(safetensors.torch.save(tensors))  # save_file hides a full disk
     weights_hash = sha256(folder / f"{name}.safetensors")[:16]
     full = {"format_version": FORMAT_VERSION, "hash": weights_hash, **card}
     write_text(folder / f"{name}.json", json.dumps(full, indent=1) + "\n")
