@@ -17,6 +17,9 @@ from vidssl.files import write_text
 from vidssl.nn.distributed import rank
 
 IDENTITY = "run.json"
+HARMLESS = {"index.parquet", ".lock"}
+"""What an earlier command may have left where no work was begun. An index holds for any run: each
+row is compared with its file."""
 
 
 class RunFolder:
@@ -55,8 +58,8 @@ class RunFolder:
         """Let others have the folder."""
         if self._lock is None:
             return
+        (self.path / ".lock").unlink(missing_ok=True)  # before another can lock it
         os.close(self._lock)
-        (self.path / ".lock").unlink(missing_ok=True)
         if not self._kept:
             for name in (IDENTITY, "recipe.yaml", "events.jsonl"):
                 (self.path / name).unlink(missing_ok=True)
@@ -85,14 +88,14 @@ class RunFolder:
 
 
 def claim(path: Path, identity: Mapping[str, Any]) -> None:
-    """Check that ``path`` is absent, empty, or the folder of the same run.
+    """Check that ``path`` is absent, empty but for an index, or the folder of the same run.
 
     Raises:
         OutputError: otherwise, with what differs.
     """
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path}: is a file; expected a folder for the run, or a new name")
-    if not path.is_dir() or not any(path.iterdir()):
+    if not path.is_dir() or {entry.name for entry in path.iterdir()} <= HARMLESS:
         return
     if not (path / IDENTITY).is_file():
         raise OutputError(f"{path}: holds other files and no {IDENTITY}; choose an empty folder")

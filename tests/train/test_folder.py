@@ -1,0 +1,166 @@
+"""The folder of a run: whose it is, and what is left when a command was refused."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from vidssl.errors import Interrupted, OutputError
+from vidssl.train.folder import RunFolder, claim, read_events, read_log
+
+IDENTITY = {"command": "pretrain", "recipe": {"optim": {"lr": 0.1, "steps": 5}, "seed": 0}}
+
+
+def other(lr: float) -> dict[str, object]:
+    return {**IDENTITY, "recipe": {"optim": {"lr": lr, "steps": 5}, "seed": 0}}
+
+
+def open_folder(path: Path, identity: Mapping[str, object] = IDENTITY) -> RunFolder:
+    return RunFolder(path, identity, "seed: 0\n")
+
+
+def fail(path: Path, failure: BaseException, *, keep: bool = False, index: bool = False) -> None:
+    """Let a command fail in the folder, before or after it began its work."""
+    with open_folder(path) as folder:
+        folder.event("start", step=0)
+        if index:
+            (path / "index.parquet").write_text("rows")
+        if keep:
+            folder.keep()
+        raise failure
+
+
+def test_a_run_says_what_it_is_and_may_be_gone_on_with(tmp_path: Path) -> None:
+    for _ in range(2):
+        with open_folder(tmp_path / "deep" / "run") as folder:
+            folder.keep()
+            folder.log({"step": 0, "loss": 1.0})
+            folder.event("start", step=0)
+    assert json.loads((tmp_path / "deep/run/run.json").read_text()) == IDENTITY
+    assert (tmp_path / "deep/run/recipe.yaml").read_text() == "seed: 0\n"
+    assert read_log(tmp_path / "deep/run") == [{"step": 0, "loss": 1.0}] * 2
+    events = read_events(tmp_path / "deep/run")
+    assert [(e["event"], e["step"]) for e in events] == [("start", 0)] * 2
+    assert events[0]["time"] <= events[1]["time"]
+    assert not (tmp_path / "deep/run/.lock").exists()
+
+
+def test_a_tuple_in_the_identity_is_the_list_that_json_makes_of_it(tmp_path: Path) -> None:
+    for _ in range(2):
+        with open_folder(tmp_path / "run", {"area": (0.2, 0.7)}) as folder:
+            folder.keep()
+
+
+def test_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
+    with open_folder(tmp_path / "run") as folder:
+        folder.keep()
+    with pytest.raises(OutputError) as caught:
+        open_folder(tmp_path / "run", other(0.2))
+    assert str(caught.value) == (
+        f"{tmp_path / 'run'}: belongs to another run; choose another folder, or its values:\n"
+        "  recipe.optim.lr: 0.1 there, 0.2 asked"
+    )
+    with pytest.raises(OutputError, match=r"recipe\.seed: 0 there, null asked"):
+        claim(tmp_path / "run", {**IDENTITY, "recipe": {"optim": {"lr": 0.1, "steps": 5}}})
+
+
+def test_what_belongs_to_others_is_refused_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"mine: holds other files and no run\.json"):
+        open_folder(tmp_path / "mine")
+    with pytest.raises(OutputError, match=r"file: is a file; expected a folder"):
+        open_folder(tmp_path / "file")
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_a_refused_command_leaves_no_trace(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty"):
+        with pytest.raises(KeyError, match="wrong input"):
+            fail(tmp_path / name, KeyError("wrong input"))
+    assert not (tmp_path / "new").exists()
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_a_refusal_takes_nothing_from_a_run_that_was_there(tmp_path: Path) -> None:
+    with open_folder(tmp_path / "run") as folder:
+        folder.keep()
+        folder.log({"step": 0})
+        folder.event("start", step=0)
+    before = sorted(p.name for p in (tmp_path / "run").iterdir())
+    with pytest.raises(KeyError, match="wrong input"):
+        fail(tmp_path / "run", KeyError("wrong input"))
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == before
+    assert len(read_events(tmp_path / "run")) == 2
+
+
+@pytest.mark.parametrize("stopped", [Interrupted("indexed 5 of 9"), KeyError("a wrong recipe")])
+def test_an_index_that_was_begun_is_used_by_the_next_run(
+    stopped: BaseException, tmp_path: Path
+) -> None:
+    # It holds in any run, as each of its rows is compared with its file.
+    with pytest.raises(type(stopped)):
+        fail(tmp_path / "run", stopped, index=True)
+    with open_folder(tmp_path / "run", other(0.2)) as folder:
+        assert (folder.path / "index.parquet").read_text() == "rows"
+        folder.keep()
+
+
+def test_work_begun_is_kept_whatever_happens(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="a bug"):
+        fail(tmp_path / "run", KeyError("a bug"), keep=True)
+    assert (tmp_path / "run" / "run.json").is_file()
+
+
+HOLD = """
+import sys
+from pathlib import Path
+
+from vidssl.train.folder import RunFolder
+
+with RunFolder(Path(sys.argv[1]), {"command": "pretrain"}, ""):
+    print("open", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_folder_in_use_by_another_process_is_refused_until_it_ends(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "run")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "open\n"
+    with pytest.raises(OutputError, match="run: another process is working in this folder"):
+        open_folder(tmp_path / "run", {"command": "pretrain"})
+    assert (tmp_path / "run" / "run.json").is_file()  # the refusal took nothing away
+    process.kill()
+    process.communicate()
+    with open_folder(tmp_path / "run", {"command": "pretrain"}) as folder:
+        folder.keep()
+
+
+def test_rewinding_forgets_later_steps_and_a_line_cut_short(tmp_path: Path) -> None:
+    with open_folder(tmp_path / "run") as folder:
+        folder.keep()
+        for step in (0, 9, 19, 29):
+            folder.log({"step": step, "loss": step / 7})
+        with (tmp_path / "run" / "log.jsonl").open("a") as log:
+            log.write('{"step": 39, "lo')
+        assert [row["step"] for row in read_log(folder.path)] == [0, 9, 19, 29]
+        folder.rewind(20)
+        assert read_log(folder.path) == [{"step": s, "loss": s / 7} for s in (0, 9, 19)]
+        folder.rewind(0)
+        assert read_log(folder.path) == []
+
+
+def test_logs_that_are_not_there_are_empty(tmp_path: Path) -> None:
+    assert read_log(tmp_path) == []
+    assert read_events(tmp_path / "absent") == []
