@@ -4,7 +4,7 @@ Tensor suffixes: C channels, T frames, H and W pixels, N boxes.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -63,11 +63,12 @@ def random_resized_crop(
         w, h = math.sqrt(pixels * ratio), math.sqrt(pixels / ratio)
         if w <= width and h <= height:
             left, top = rng.uniform(0, width - w) / width, rng.uniform(0, height - h) / height
-            return View(left, top, left + w / width, top + h / height, crop_px, crop_px)
+            view = View(left, top, left + w / width, top + h / height, crop_px, crop_px)
+            return _on_pixels(view, height, width)
     ratio = min(max(width / height, aspect[0]), aspect[1])
     w, h = min(width, height * ratio), min(height, width / ratio)
     left, top = (1 - w / width) / 2, (1 - h / height) / 2
-    return View(left, top, 1 - left, 1 - top, crop_px, crop_px)
+    return _on_pixels(View(left, top, 1 - left, 1 - top, crop_px, crop_px), height, width)
 
 
 def random_crop(
@@ -77,7 +78,8 @@ def random_crop(
     scale = short_side_px / min(height, width)
     h, w = crop_px / (height * scale), crop_px / (width * scale)
     left, top = rng.uniform(0, max(0.0, 1 - w)), rng.uniform(0, max(0.0, 1 - h))
-    return View(left, top, left + min(w, 1.0), top + min(h, 1.0), crop_px, crop_px)
+    view = View(left, top, left + min(w, 1.0), top + min(h, 1.0), crop_px, crop_px)
+    return _on_pixels(view, height, width)
 
 
 def apply(clip_THWC: Tensor, view: View) -> Tensor:
@@ -109,6 +111,15 @@ def carry(boxes_N4: Tensor, view: View) -> Tensor:
         left, top, right, bottom = carried.unbind(1)
         carried = torch.stack([1 - right, top, 1 - left, bottom], dim=1)
     return carried
+
+
+def _on_pixels(view: View, height: int, width: int) -> View:
+    """Return the view with edges on whole pixels, where it is cut: boxes then follow exactly."""
+    left, right = _span(view.left, view.right, width)
+    top, bottom = _span(view.top, view.bottom, height)
+    return replace(
+        view, left=left / width, top=top / height, right=right / width, bottom=bottom / height
+    )
 
 
 def _span(start: float, end: float, size: int) -> tuple[int, int]:
