@@ -315,6 +315,39 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
         fit(trained, feed, lambda raw, step: raw, folder, silent)
 
 
+class Steep(Slope):
+    """A loss that is finite where its gradient is not: the root of a weight that is 0."""
+
+    def forward(self, batch: float) -> StepOutput:
+        return StepOutput((self.weight - 1).abs().sqrt().sum() + 0 * self.weight.sum())
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_does_harm() -> None:
+    config = OptimConfig(lr=0.1, batch=1, steps=5)
+    trained = Trainer(Steep(), Plan(config, 5, seed=0), torch.device("cpu"))
+    with pytest.raises(CheckpointError, match=r"the gradient norm became (nan|inf) at step 0"):
+        trained.train_step(1.0)
+    assert [p.item() for p in trained.module.parameters()] == [1.0]
+
+
+class Draws(Slope):
+    """Tells what the step would draw at random."""
+
+    def forward(self, batch: float) -> StepOutput:
+        return StepOutput((self.weight * batch).sum(), {"draw": torch.rand(())})
+
+
+def test_each_step_draws_anew_and_the_same_again_in_another_run() -> None:
+    def draws(seed: int) -> list[float]:
+        config = OptimConfig(lr=0.1, batch=1, steps=5)
+        trained = Trainer(Draws(), Plan(config, 5, seed=seed), torch.device("cpu"))
+        return [float(trained.train_step(1.0)["draw"]) for _ in range(5)]
+
+    first = draws(0)
+    assert draws(0) == first
+    assert len({*first, *draws(1)}) == 10
+
+
 def test_half_precision_is_for_those_who_ask_or_have_a_gpu_made_for_it() -> None:
     assert not runs_in_bf16("auto", torch.device("cpu"))
     assert runs_in_bf16("bf16", torch.device("cpu"))

@@ -194,10 +194,11 @@ def test_uneven_frames_are_shown_until_the_next_begins(tmp_path: Path) -> None:
 def test_seeking_in_a_file_without_a_table_of_key_frames_equals_sequential_reading(
     video: Path, tmp_path: Path, read_numbers: Numbers
 ) -> None:
-    # A seek lands anywhere in it, and MPEG-2 shows pictures whose predecessor it has not seen.
+    # A seek lands anywhere in it, and MPEG-4 shows pictures whose predecessor it has not seen.
     for path in (
         recode(video, tmp_path / "mpeg2.ts", "mpeg2video", gop_size=25, max_b_frames=2),
         recode(video, tmp_path / "mpeg2.mpg", "mpeg2video", gop_size=25, max_b_frames=2),
+        recode(video, tmp_path / "mpeg4.ts", "mpeg4", gop_size=25, max_b_frames=2),
         remux(video, tmp_path / "h264.ts"),
     ):
         with Reader(path) as reader:
