@@ -31,6 +31,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 WRONG_INPUT, INTERRUPTED, STOPPED = 2, 75, 130
 PLAIN_EVERY_S = 5.0
+OTHERS_WAIT_S = 3.0
 
 JsonTo = Annotated[
     str | None,
@@ -55,6 +56,8 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except VidsslError as error:
+        if not is_first():
+            time.sleep(OTHERS_WAIT_S)  # the first, if it fails too, has told of it by then
         err.print(f"[bold red]error:[/] {escape(printable(str(error)))}")
         raise typer.Exit(WRONG_INPUT) from error
     except Interrupted as error:
@@ -115,9 +118,14 @@ def _plain() -> Callback:
 
 
 def write_json(value: Any, target: str) -> None:
-    """Write a result for machines: to stdout for ``-``, else to the file, whole or not at all."""
+    """Write a result for machines: to stdout for ``-``, else to the file, whole or not at all.
+
+    Of several processes the first alone does.
+    """
     from vidssl.files import write_text
 
+    if not is_first():
+        return
     text = json.dumps(value, indent=1, default=str) + "\n"
     if target == "-":
         sys.stdout.write(text)
@@ -126,8 +134,9 @@ def write_json(value: Any, target: str) -> None:
 
 
 def say(line: str) -> None:
-    """Print one line of the result, as it is."""
-    out.print(printable(line), markup=False)
+    """Print one line of the result, as it is; of several processes the first alone does."""
+    if is_first():
+        out.print(printable(line), markup=False)
 
 
 def length(overrides: list[str] | None, steps: int | None) -> list[str]:
@@ -137,9 +146,14 @@ def length(overrides: list[str] | None, steps: int | None) -> list[str]:
 
 
 def start_processes(count: int) -> None:
-    """Start this command again as ``count`` processes under torchrun, in place of this one."""
+    """Run this command as ``count`` processes, in place of this one, if that was asked for."""
     if count == 1 or "WORLD_SIZE" in os.environ:
         return
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*launcher, f"--nproc-per-node={count}", "-m", __package__ or "", *sys.argv[1:]]
-    os.execv(sys.executable, command)
+    from ._launch import launch
+
+    raise typer.Exit(launch(__package__ or "", sys.argv[1:], count))
+
+
+def is_first() -> bool:
+    """Whether this process is the one of several, if there are several, that tells the result."""
+    return os.environ.get("RANK", "0") == "0"

@@ -114,13 +114,14 @@ def run(
             progress,
             training.noting_failures(folder),
         )
+        detector_hash = ""
         if rank() == 0:
-            shared.save_detector(out, detector, plan, labels, bank)
+            detector_hash = shared.save_detector(out, detector, plan, labels, bank)
             report.run(out)
     log = read_log(out)
     return FinetuneResult(
         run=out,
-        detector_hash=load_weights(out, "detector")[0]["hash"] if rank() == 0 else "",
+        detector_hash=detector_hash,
         steps=trainer.step,
         keyframes=len(placed.moments),
         people=sum(len(moment.boxes) for moment in placed.moments),

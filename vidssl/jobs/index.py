@@ -1,15 +1,17 @@
 """``vidssl index``: look at every video once, and write down what it really holds."""
 
 import multiprocessing
-import os
+import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from vidssl.errors import Interrupted, SourceError, listed
+from vidssl.jobs._limits import usable_cores
 from vidssl.progress import Progress, silent
 from vidssl.sources import scan
 from vidssl.video.index import ClipIndex, is_index, read_rows, reusable, write_index
@@ -44,11 +46,12 @@ def run(
     known = reusable(read_rows(out)) if out.exists() else {}
     rows = {path: row for path in videos if (row := known.get(_identity(path))) is not None}
     todo = [path for path in videos if path not in rows]
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or usable_cores()
     try:
-        for path, row in _probe_all(todo, workers):
-            rows[path] = row
-            progress("indexing videos", len(rows), len(videos))
+        with closing(_probe_all(todo, workers)) as found:  # which ends its processes
+            for path, row in found:
+                rows[path] = row
+                progress("indexing videos", len(rows), len(videos))
     except KeyboardInterrupt:
         write_index(out, [rows[path] for path in videos if path in rows])
         raise Interrupted(f"indexed {len(rows)} of {len(videos)} videos") from None
@@ -100,7 +103,9 @@ def _identity(path: Path) -> tuple[str, int, float]:
     return (str(path), stat.st_size, stat.st_mtime)
 
 
-def _probe_all(paths: Sequence[Path], workers: int) -> Iterator[tuple[Path, VideoFacts]]:
+def _probe_all(
+    paths: Sequence[Path], workers: int
+) -> Generator[tuple[Path, VideoFacts], None, None]:
     """Give each video's row as it is ready; a video that kills its process gets a row too."""
     left = list(paths)
     try:
@@ -121,11 +126,27 @@ def _probe_together(paths: Sequence[Path], workers: int) -> Iterator[tuple[Path,
     if not paths:
         return
     context = multiprocessing.get_context("spawn")
+    others = multiprocessing.active_children()
     with ProcessPoolExecutor(min(workers, len(paths)), mp_context=context) as pool:
-        jobs: dict[Future[VideoFacts], Path] = {pool.submit(probe, path): path for path in paths}
+        with _ctrl_c_held_back():  # and so for good in the workers, which are started here
+            jobs: dict[Future[VideoFacts], Path] = {
+                pool.submit(probe, path): path for path in paths
+            }
         try:
             for job in as_completed(jobs):
                 yield jobs[job], job.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in set(multiprocessing.active_children()).difference(others):
+                worker.terminate()  # a long video would hold up the end
             raise
+
+
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Deliver SIGINT after the block; a process started in it is never delivered one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
