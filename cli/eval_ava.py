@@ -21,7 +21,7 @@ def eval_ava(
     boxes: Annotated[Path | None, typer.Option(help="People for the detector, csv.")] = None,
     bank: Annotated[Path | None, typer.Option(help="Feature bank for the detector.")] = None,
     empty_bank: Annotated[
-        bool, typer.Option("--empty-bank", help="Keep the bank's rows from the detector.")
+        bool, typer.Option("--empty-bank", help="Keep the bank's features from the detector.")
     ] = False,
     excluded: Annotated[Path | None, typer.Option(help="Key frames to leave out, csv.")] = None,
     protocol: Annotated[

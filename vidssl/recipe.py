@@ -16,7 +16,6 @@ import yaml
 from pydantic import (
     BeforeValidator,
     Field,
-    NonNegativeInt,
     PositiveInt,
     SerializeAsAny,
     ValidationError,
@@ -46,7 +45,7 @@ class Recipe(Section):
     """What every recipe has."""
 
     folder: ClassVar[str]
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     device: Literal["auto", "cpu"] = "auto"
     """``auto`` takes the GPU where there is one."""
     precision: Precision = "auto"

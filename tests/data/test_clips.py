@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from vidssl.data.clips import ClipDataset, ClipSample
-from vidssl.data.loader import LoaderConfig, loader
+from vidssl.data.loader import Loader, LoaderConfig
 from vidssl.data.order import StepBatches
 from vidssl.errors import VideoError
 from vidssl.video.index import ClipIndex
@@ -69,13 +69,13 @@ def test_a_position_gives_the_same_sample_in_any_process_and_after_any_other(
     assert not any(same(sample, other[n]) for n, sample in enumerate(forth))
     # Workers of another process, and ranks that read every second position.
     for workers in (0, 2):
-        batches = loader(dataset(index), StepBatches(4, 0, 2), LoaderConfig(workers=workers))
+        batches = Loader(dataset(index), StepBatches(4, 0, 2), LoaderConfig(workers=workers))
         read = [sample for batch in batches for sample in batch]
         assert all(same(a, b) for a, b in zip(forth, read, strict=True))
     ranks = [
         [
             s
-            for b in loader(dataset(index), StepBatches(4, 0, 2, r, 2), LoaderConfig(workers=0))
+            for b in Loader(dataset(index), StepBatches(4, 0, 2, r, 2), LoaderConfig(workers=0))
             for s in b
         ]
         for r in (0, 1)

@@ -21,7 +21,7 @@ from vidssl.data.keyframes import (
     detected,
     place,
 )
-from vidssl.data.loader import LoaderConfig, loader
+from vidssl.data.loader import Loader, LoaderConfig
 from vidssl.data.order import StepBatches
 from vidssl.errors import AnnotationError, VideoError
 from vidssl.features import Bank, BankIdentity, BankRows, BankWriter, WindowConfig
@@ -75,7 +75,7 @@ def test_a_position_gives_the_same_key_frame_and_seed_on_any_worker(index: ClipI
     moments = at(*[(v, 0.5 + s) for v in range(5) for s in range(3)])
     samples = KeyFrameDataset(placed(index, moments), READING, seed=3, bank=None)
     alone = [samples[position] for position in range(16)]
-    batches = loader(samples, StepBatches(4, 0, 4), LoaderConfig(workers=2))
+    batches = Loader(samples, StepBatches(4, 0, 4), LoaderConfig(workers=2))
     for one, two in zip(alone, [s for batch in batches for s in batch], strict=True):
         assert (one.moment.video, one.moment.timestamp) == (two.moment.video, two.moment.timestamp)
         assert one.seed == two.seed
@@ -215,7 +215,7 @@ def test_the_window_of_the_bank_comes_along_with_its_key_frame(
     samples = [training[position] for position in range(3)]
     samples += [
         s
-        for batch in loader(training, StepBatches(3, 0, 1), LoaderConfig(workers=1))
+        for batch in Loader(training, StepBatches(3, 0, 1), LoaderConfig(workers=1))
         for s in batch
     ]
     samples += everything(extraction)

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from vidssl.data.clips import ClipDataset
-from vidssl.data.loader import LoaderConfig, loader
+from vidssl.data.loader import Loader, LoaderConfig
 from vidssl.data.order import StepBatches
 from vidssl.errors import VideoError
 from vidssl.video.index import ClipIndex
@@ -22,7 +22,7 @@ def test_batches_are_lists_of_samples_in_the_order_of_their_positions(index: Cli
     dataset = ClipDataset(index, frames=1, stride=1, views=1, seed=0)
     expected = [dataset[position].video for position in range(6, 12)]
     for workers in (0, 2):
-        batches = list(loader(dataset, StepBatches(3, 2, 4), LoaderConfig(workers=workers)))
+        batches = list(Loader(dataset, StepBatches(3, 2, 4), LoaderConfig(workers=workers)))
         assert [len(batch) for batch in batches] == [3, 3]
         assert [sample.video for batch in batches for sample in batch] == expected
         assert isinstance(batches[0][0].views[0], torch.Tensor)
@@ -33,7 +33,7 @@ def test_a_failure_in_a_worker_arrives_with_its_kind_and_words(
 ) -> None:
     dataset = ClipDataset(broken_index({0, 1, 2, 3, 4}), frames=1, stride=1, views=1, seed=0)
     with pytest.raises(VideoError, match="5 videos in a row failed"):
-        list(loader(dataset, StepBatches(2, 0, 1), LoaderConfig(workers=1)))
+        list(Loader(dataset, StepBatches(2, 0, 1), LoaderConfig(workers=1)))
 
 
 def test_what_makes_no_sense_is_refused() -> None:
@@ -49,13 +49,13 @@ import sys
 from pathlib import Path
 
 from vidssl.data.clips import ClipDataset
-from vidssl.data.loader import LoaderConfig, loader
+from vidssl.data.loader import Loader, LoaderConfig
 from vidssl.data.order import StepBatches
 from vidssl.video.index import ClipIndex
 
 if __name__ == "__main__":
     dataset = ClipDataset(ClipIndex(Path(sys.argv[1])), frames=1, stride=1, views=1, seed=0)
-    batches = iter(loader(dataset, StepBatches(2, 0, 100), LoaderConfig(workers=1)))
+    batches = iter(Loader(dataset, StepBatches(2, 0, 100), LoaderConfig(workers=1)))
     caught = []
     signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
     print("first", len(next(batches)), flush=True)

@@ -93,6 +93,8 @@ def apply(clip_THWC: Tensor, view: View) -> Tensor:
     cut_TCHW = clip_THWC[:, top:bottom, left:right].permute(0, 3, 1, 2)
     size = (view.height_px, view.width_px)
     if cut_TCHW.shape[2:] != size:
+        if cut_TCHW.is_cuda:  # bytes are resized on the CPU alone
+            cut_TCHW = cut_TCHW.to(torch.float32)
         cut_TCHW = F.interpolate(cut_TCHW, size, mode="bilinear", antialias=True)
     if view.flip:
         cut_TCHW = cut_TCHW.flip(3)

@@ -67,6 +67,15 @@ class DetectionConfig(Section):
     test_short_side_px: PositiveInt = 256
     """Short side in testing and extraction, where the whole picture is seen."""
 
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Self:
+        low, high = self.short_side_px
+        if low > high:
+            raise ValueError(f"short_side_px must go from low to high, found {low} to {high}")
+        if self.crop_px is not None and self.crop_px > low:
+            raise ValueError(f"crop_px {self.crop_px} is longer than the short side, {low}")
+        return self
+
 
 def ssl_views(clips_THWC: Sequence[Tensor], seeds: Sequence[int], config: SSLConfig) -> Tensor:
     """Return one augmented view of each uint8 clip, ``(B, C, T, crop, crop)``, normalised."""

@@ -101,8 +101,8 @@ def place(moments: Sequence[Moment], index: ClipIndex, reasons: Mapping[str, str
     ``reasons`` says for videos that the index set aside why.
 
     Raises:
-        AnnotationError: if no key frame has a video, two files share an id, or a key frame lies
-            behind the end of its video.
+        AnnotationError: if no key frame has a video, two files share an id, or most key frames lie
+            behind the end of their video.
     """
     wanted = {moment.video for moment in moments}
     found: dict[str, list[tuple[Path, float]]] = {}
@@ -120,13 +120,14 @@ def place(moments: Sequence[Moment], index: ClipIndex, reasons: Mapping[str, str
             f"none of the {len(wanted)} annotated videos ({some}, ...) is among the "
             f"{len(index)} given ({names}, ...); ids are file names without their suffix"
         )
-    _refuse_late(moments, {video: files[0][1] for video, files in found.items()})
-    kept = [moment for moment in moments if moment.video in found]
+    late = _late(moments, {video: files[0][1] for video, files in found.items()})
+    kept = [moment for moment in moments if moment.video in found and id(moment) not in late]
     absent = sorted(wanted - found.keys())
+    unusable = {video: reasons.get(video, "no such video") for video in absent}
     return Placed(
         kept,
         {video: files[0][0] for video, files in found.items()},
-        {video: reasons.get(video, "no such video") for video in absent},
+        unusable | {moment.video: late[id(moment)] for moment in moments if id(moment) in late},
         len(moments) - len(kept),
     )
 
@@ -234,12 +235,18 @@ def read_window(
     )
 
 
-def _refuse_late(moments: Sequence[Moment], durations_s: Mapping[str, float]) -> None:
-    late = [
-        f"{k.video} at {k.timestamp:g} s: the video ends at {durations_s[k.video]:.2f} s"
-        for k in moments
-        if k.video in durations_s and k.timestamp > durations_s[k.video] + END_SLACK_S
-    ]
-    if late:
-        title = "key frames behind the end of their video (is the time origin another?)"
-        raise AnnotationError(listed(title, late, limit=8))
+def _late(moments: Sequence[Moment], durations_s: Mapping[str, float]) -> dict[int, str]:
+    """Return the reason for each moment (by identity) that lies behind the end of its video.
+
+    Raises:
+        AnnotationError: if that is most of them: then their times count from elsewhere.
+    """
+    late = {
+        id(m): f"{m.video} at {m.timestamp:g} s: the video ends at {durations_s[m.video]:.2f} s"
+        for m in moments
+        if m.video in durations_s and m.timestamp > durations_s[m.video] + END_SLACK_S
+    }
+    if 2 * len(late) > len(moments):
+        title = "most key frames lie behind the end of their video (is the time origin another?)"
+        raise AnnotationError(listed(title, list(late.values()), limit=8))
+    return late

@@ -4,9 +4,12 @@ A decoder that was opened before a fork hangs or fails after it, so workers come
 and open what they read themselves.
 """
 
+import resource
 import signal
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from typing import Any, Generic, TypeVar
 
 from pydantic import NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader, Dataset
@@ -25,24 +28,55 @@ class LoaderConfig(Section):
     """Batches that each worker keeps ready."""
 
 
-def loader(
-    dataset: Dataset[Sample], batches: Iterable[Sequence[int]], config: LoaderConfig
-) -> DataLoader[list[Sample]]:
-    """Return a loader that gives a list of samples for each list of positions in ``batches``."""
-    options: dict[str, Any] = {}
-    if config.workers:
-        options = {
-            "multiprocessing_context": "forkserver",
-            "prefetch_factor": config.prefetch,
-            "num_workers": config.workers,
-            "worker_init_fn": _leave_stopping_to_the_parent,
-        }
-    return DataLoader(dataset, batch_sampler=batches, collate_fn=_as_list, **options)  # type: ignore[arg-type]
+class Loader(Generic[Sample]):
+    """Gives a list of samples for each list of positions in ``batches``."""
+
+    def __init__(
+        self, dataset: Dataset[Sample], batches: Iterable[Sequence[int]], config: LoaderConfig
+    ) -> None:
+        options: dict[str, Any] = {}
+        if config.workers:
+            options = {
+                "multiprocessing_context": "forkserver",
+                "prefetch_factor": config.prefetch,
+                "num_workers": config.workers,
+                "worker_init_fn": _leave_stopping_to_the_parent,
+            }
+        self._loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_sampler=batches,  # type: ignore[arg-type]
+            collate_fn=_as_list,
+            **options,
+        )
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        """Start the workers, if there are any, and give their batches in order."""
+        _allow_many_files()
+        with _ctrl_c_held_back():
+            return iter(self._loader)
 
 
 def _leave_stopping_to_the_parent(worker: int) -> None:
     """Let Ctrl-C reach the training alone, which saves and then ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Hold Ctrl-C back here, and in the processes that are started meanwhile for good."""
+    resource_tracker.ensure_running()  # starting it would let signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _allow_many_files() -> None:
+    """Raise the limit of open files: each tensor on its way from a worker is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _as_list(samples: list[Sample]) -> list[Sample]:

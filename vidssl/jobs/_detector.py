@@ -1,5 +1,6 @@
 """What training a detector, scoring one and extracting a bank have in common."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,8 @@ def load_detector(run: Path) -> Trained:
         CheckpointError: if the run holds none, or it is damaged.
     """
     card, tensors = load_weights(run, "detector")
+    if "recipe" not in card:
+        raise CheckpointError(f"{run}: holds an encoder; expected a detector")
     plan = validate(Detection, card["recipe"], f"{run}/detector.json")
     labels = LabelMap({int(number): name for number, name in card["classes"].items()})
     bank = card["bank"]
@@ -147,6 +150,15 @@ def place_moments(
         if is_new:  # a refused command leaves nothing behind
             cache.unlink(missing_ok=True)
         raise
+
+
+def fingerprint(placed: Placed) -> str:
+    """Return a short hash of the key frames, their people and labels."""
+    digest = hashlib.sha256()
+    for moment in placed.moments:
+        digest.update(f"{moment.video} {moment.timestamp} ".encode())
+        digest.update(moment.boxes.tobytes() + moment.labels.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def batcher(

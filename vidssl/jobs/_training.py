@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from vidssl.data.loader import LoaderConfig, loader
+from vidssl.data.loader import Loader, LoaderConfig
 from vidssl.data.order import StepBatches
 from vidssl.errors import CheckpointError, RecipeError
 from vidssl.nn.distributed import rank, world_size
@@ -54,8 +54,8 @@ Sample = TypeVar("Sample", bound=Failing)
 Batches = Callable[[int, int], Iterable[list[Sample]]]
 
 
-def trainer(module: nn.Module, plan: Pretrain | Detection, samples: int) -> Trainer:
-    """Return the training of ``module`` at step 0.
+def trainer(module: nn.Module, plan: Pretrain | Detection, samples: int, data: str = "") -> Trainer:
+    """Return the training of ``module`` on ``samples`` samples at step 0; ``data`` hashes them.
 
     Raises:
         RecipeError: if the processes cannot share a batch equally.
@@ -65,7 +65,9 @@ def trainer(module: nn.Module, plan: Pretrain | Detection, samples: int) -> Trai
             f"optim.batch: {plan.optim.batch} cannot be shared by {world_size()} processes"
         )
     steps = plan.optim.total_steps(samples)
-    length = Plan(plan.optim, steps, plan.seed, plan.log_every, plan.save_every, plan.precision)
+    length = Plan(
+        plan.optim, steps, plan.seed, plan.log_every, plan.save_every, plan.precision, data
+    )
     return Trainer(module, length, device_of(plan.device))
 
 
@@ -73,7 +75,7 @@ def batches(dataset: Dataset[Sample], batch: int, config: LoaderConfig) -> Batch
     """Return what gives this process's share of the batches of some steps."""
 
     def between(first: int, last: int) -> Iterable[list[Sample]]:
-        return loader(dataset, StepBatches(batch, first, last, rank(), world_size()), config)
+        return Loader(dataset, StepBatches(batch, first, last, rank(), world_size()), config)
 
     return between
 

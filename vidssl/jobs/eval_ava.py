@@ -29,7 +29,7 @@ from vidssl.ava.annotations import (
 from vidssl.ava.labels import LabelMap, read_labels
 from vidssl.ava.mean_ap import Protocol, Score, explain_zero, mean_ap
 from vidssl.data.keyframes import KeyFrameSample, Moment, Placed, VideoChunks, detected
-from vidssl.data.loader import loader
+from vidssl.data.loader import Loader
 from vidssl.errors import AnnotationError, BankError, CheckpointError, listed
 from vidssl.features import Bank
 from vidssl.files import sha256, write_text
@@ -55,7 +55,8 @@ class Truth:
 class Request:
     """What lets a detector predict, as a person names it; all absent to score a file.
 
-    ``empty_bank`` keeps the bank's rows from the detector: what is lost is what the bank gave.
+    ``empty_bank`` keeps the bank's features from the detector, but not who was there when: what is
+    lost is what the features gave.
     """
 
     run: Path | None = None
@@ -68,9 +69,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Unread:
-    """What of the key frames could not be scored: their number, and why by video."""
+    """Key frames that could not be read, as (video, second), and why by video."""
 
-    keyframes: int = 0
+    keyframes: frozenset[tuple[str, float]] = frozenset()
     videos: dict[str, str] | None = None
 
 
@@ -135,7 +136,12 @@ def score_file(truth: Truth, predictions: Path, unread: Unread | None = None) ->
             f"{len(kept)} excluded key frames are in {truth.annotations.name} and were scored: the "
             f"{truth.protocol} protocol leaves exclusions to whoever makes the files"
         )
-    return _result(score, labels, truth, predictions, unread or Unread(), notes)
+    counted = set(keyframes(annotations))
+    if truth.protocol == "slowfast":
+        counted -= excluded
+    unread = unread or Unread()
+    failed = len({(video, round(second, 6)) for video, second in counted} & unread.keyframes)
+    return _result(score, labels, truth, predictions, unread, failed, notes)
 
 
 def score_detector(truth: Truth, request: Request, progress: Progress = silent) -> EvalResult:
@@ -156,6 +162,8 @@ def score_detector(truth: Truth, request: Request, progress: Progress = silent) 
     annotations = read_annotations(truth.annotations, labels)
     if truth.excluded is not None:
         read_excluded(truth.excluded)
+    if request.run.is_file():
+        raise CheckpointError(f"{request.run}: expected the folder of a finetuning run")
     trained = shared.load_detector(request.run)
     _require_classes(trained.labels, labels, request.run)
     bank = _bank(trained, request)
@@ -166,16 +174,19 @@ def score_detector(truth: Truth, request: Request, progress: Progress = silent) 
     if not people:
         raise AnnotationError(f"{request.boxes}: no box has a score of at least {threshold:g}")
     moments = _wanted(people, annotations, request.boxes)
+    everything = [*moments, *_unpeopled(moments, annotations)]
     with tempfile.TemporaryDirectory() as scratch:
         cache = Path(scratch) / "index.parquet"
-        placed = shared.place_moments(moments, request.videos, cache, progress)
-    predictions, failed = _predict(trained, placed, bank, request.empty_bank, progress)
+        placed = shared.place_moments(everything, request.videos, cache, progress)
+    predictions, failed = _predict(trained, placed, bank, request.empty_bank, labels.ids, progress)
     suffix = "-empty-bank" if request.empty_bank else ""
     folder = request.run / f"eval-{truth.annotations.stem}{suffix}"
     folder.mkdir(parents=True, exist_ok=True)
     write_predictions(folder / "predictions.csv", predictions)
     reasons = {moment.video: reason for moment, reason in failed}
-    unread = Unread(placed.lost + len(failed), placed.unusable | reasons)
+    looked_at = set(zip(predictions.video.tolist(), predictions.timestamp.round(6), strict=True))
+    lost = {_key(moment) for moment in everything} - looked_at
+    unread = Unread(frozenset(lost), placed.unusable | reasons)
     result = score_file(truth, folder / "predictions.csv", unread)
     source = {
         "detector": trained.weights_hash,
@@ -200,6 +211,7 @@ def _result(
     truth: Truth,
     predictions: Path,
     unread: Unread,
+    failed: int,
     notes: list[str],
 ) -> EvalResult:
     return EvalResult(
@@ -215,7 +227,7 @@ def _result(
         },
         expected=score.expected,
         evaluated=score.evaluated,
-        failed=unread.keyframes,
+        failed=failed,
         unusable_videos=unread.videos or {},
         predictions=predictions,
         notes=notes,
@@ -252,33 +264,53 @@ def _wanted(moments: Sequence[Moment], annotations: Annotations, boxes: Path) ->
     return kept
 
 
+def _unpeopled(moments: Sequence[Moment], annotations: Annotations) -> list[Moment]:
+    """Return the annotated key frames in which nobody was detected: looked at, and empty."""
+    seen = {_key(moment) for moment in moments}
+    none = np.zeros((0, 4)), np.zeros((0, 0), np.bool_), np.zeros(0)
+    return [
+        Moment(video, second, *none)
+        for video, second in keyframes(annotations)
+        if (video, round(second, 6)) not in seen
+    ]
+
+
+def _key(moment: Moment) -> tuple[str, float]:
+    return moment.video, round(moment.timestamp, 6)
+
+
 @torch.inference_mode()
 def _predict(
     trained: shared.Trained,
     placed: Placed,
     bank: Bank | None,
     empty_bank: bool,
+    classes: Sequence[int],
     progress: Progress,
 ) -> tuple[Predictions, list[tuple[Moment, str]]]:
-    """Return every person's score for every class, and the key frames that could not be read."""
+    """Return every person's score for ``classes``, and the key frames that could not be read."""
     plan, device = trained.recipe, device_of(trained.recipe.device)
     detector = trained.detector.to(device).eval()
-    dataset = VideoChunks(placed, shared.reading(plan), CHUNK, bank)
+    peopled = [moment for moment in placed.moments if len(moment.boxes)]
+    dataset = VideoChunks(replace(placed, moments=peopled), shared.reading(plan), CHUNK, bank)
     stride = detector.encoder.spatial_stride
     make = shared.batcher(plan.augment, stride, device, training=False)
     scores: list[NDArray[np.float64]] = []
     moments: list[Moment] = []
     failed: list[tuple[Moment, str]] = []
     done = 0
-    for (samples,) in loader(dataset, [[i] for i in range(len(dataset))], plan.loader):
+    for (samples,) in Loader(dataset, [[i] for i in range(len(dataset))], plan.loader):
         done += len(samples)
-        progress("predicting actions", done, len(placed.moments))
+        progress("predicting actions", done, len(peopled))
         if not samples[0].clip.numel():
             failed += [(sample.moment, sample.failed[0][1]) for sample in samples]
             continue
         scores.append(_scores(detector, samples, make, empty_bank))
         moments += [sample.moment for sample in samples]
-    return _table(moments, scores, trained.labels), failed
+    bad = {moment.video for moment, _ in failed}
+    nobody = [m for m in placed.moments if not len(m.boxes) and m.video not in bad]
+    scores_NK = np.concatenate(scores) if scores else np.zeros((0, trained.labels.size))
+    return _table(moments, scores_NK, classes, nobody), failed
 
 
 def _scores(
@@ -287,31 +319,30 @@ def _scores(
     batch = make(samples, 0)
     window = batch.window
     if empty_bank and window is not None:
-        window = type(window)(
-            torch.zeros_like(window.features),
-            torch.zeros_like(window.mask),
-            torch.zeros_like(window.offset_s),
-        )
+        # Who was there and when stays: it alone must not pass for memory of what was seen.
+        window = replace(window, features=torch.zeros_like(window.features))
     logits = detector.logits(batch.clips, batch.boxes, window)
     return np.asarray(logits.double().sigmoid().cpu().numpy())
 
 
 def _table(
-    moments: Sequence[Moment], scores: Sequence[NDArray[np.float64]], labels: LabelMap
+    moments: Sequence[Moment],
+    scores_NK: NDArray[np.float64],
+    classes: Sequence[int],
+    nobody: Sequence[Moment],
 ) -> Predictions:
-    """Return one row for each person and each class of the label map."""
-    ids = np.array(labels.ids)
-    counts = [len(moment.boxes) * len(ids) for moment in moments]
-    scores_NK = np.concatenate(scores) if scores else np.zeros((0, labels.size))
+    """Return a row for each person and class, and a bare one for each key frame without people."""
+    ids = np.array(classes)
     boxes_N4 = np.concatenate([moment.boxes for moment in moments] or [np.zeros((0, 4))])
+    counts = [len(moment.boxes) * len(ids) for moment in moments] + [1] * len(nobody)
+    frames = [*moments, *nobody]
+    bare = len(nobody)
     return Predictions(
-        video=np.repeat(np.array([moment.video for moment in moments], dtype=np.str_), counts),
-        timestamp=np.repeat(
-            np.array([moment.timestamp for moment in moments], dtype=float), counts
-        ),
-        box=np.repeat(boxes_N4, len(ids), axis=0),
-        action=np.tile(ids, len(boxes_N4)),
-        score=scores_NK[:, ids - 1].reshape(-1),
+        video=np.repeat(np.array([frame.video for frame in frames], dtype=np.str_), counts),
+        timestamp=np.repeat(np.array([frame.timestamp for frame in frames], dtype=float), counts),
+        box=np.concatenate([np.repeat(boxes_N4, len(ids), axis=0), np.full((bare, 4), np.nan)]),
+        action=np.concatenate([np.tile(ids, len(boxes_N4)), np.zeros(bare, np.int64)]),
+        score=np.concatenate([scores_NK[:, ids - 1].reshape(-1), np.zeros(bare)]),
     )
 
 

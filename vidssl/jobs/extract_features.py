@@ -14,12 +14,13 @@ from vidssl.augment.views import DetectionConfig
 from vidssl.ava.annotations import read_person_boxes
 from vidssl.backbones import Encoder
 from vidssl.data.keyframes import KeyFrameSample, Placed, Reading, VideoChunks, detected
-from vidssl.data.loader import loader
+from vidssl.data.loader import Loader
 from vidssl.detection.roi_head import RoIHead
 from vidssl.errors import AnnotationError, Interrupted
 from vidssl.features import BankIdentity, BankRows, BankWriter
 from vidssl.files import sha256
 from vidssl.jobs import _detector as shared
+from vidssl.jobs._stopping import stoppable
 from vidssl.progress import Progress, silent
 from vidssl.recipe import Extract
 from vidssl.train.loop import device_of
@@ -130,7 +131,8 @@ class _Extractor:
         dataset = VideoChunks(placed, self.reading, self.plan.batch, None)
         parts: list[BankRows] = []
         failed: list[tuple[str, str]] = []
-        for (samples,) in loader(dataset, [[i] for i in range(len(dataset))], self.plan.loader):
+        batches = Loader(dataset, [[i] for i in range(len(dataset))], self.plan.loader)
+        for (samples,) in stoppable(batches):
             if samples[0].clip.numel():
                 parts.append(self._rows_of(samples))
             else:

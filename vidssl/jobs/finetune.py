@@ -30,7 +30,7 @@ from vidssl.progress import Progress, silent
 from vidssl.recipe import Detection, dump
 from vidssl.sources import scan as scan_videos
 from vidssl.train.folder import RunFolder, claim, read_log
-from vidssl.train.loop import Trainer, fit
+from vidssl.train.loop import Trainer, device_of, fit
 from vidssl.train.weights import load_weights
 
 
@@ -99,10 +99,10 @@ def run(
     if resume:
         training.require_checkpoint(out)
     detector = initial_detector(plan, encoder, labels, bank)
-    with joined(), RunFolder(out, identity, dump(plan)) as folder:
+    with joined(device_of(plan.device)), RunFolder(out, identity, dump(plan)) as folder:
         with first_here():
             placed = shared.place_moments(moments, data.videos, out / "index.parquet", progress)
-        trainer = training.trainer(detector, plan, len(placed.moments))
+        trainer = training.trainer(detector, plan, len(placed.moments), shared.fingerprint(placed))
         dataset = KeyFrameDataset(placed, shared.reading(plan), plan.seed, bank)
         if placed.unusable and rank() == 0:
             folder.event("videos set aside", videos=placed.unusable, keyframes=placed.lost)
@@ -236,6 +236,11 @@ def initial_detector(
     """
     torch.manual_seed(plan.seed)
     bank_dim = bank.dim if bank else None
+    if encoder == shared.RANDOM and (plan.init, plan.freeze) != ("encoder", "none"):
+        raise CheckpointError(
+            "--encoder random has nothing for init: detector or freeze: backbone to keep; "
+            "give a run"
+        )
     if encoder == shared.RANDOM:
         return shared.build_detector(plan, plan.backbone.build(), labels, bank_dim)
     trunk, _ = shared.load_encoder(Path(encoder), plan.backbone)

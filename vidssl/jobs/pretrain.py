@@ -23,7 +23,7 @@ from vidssl.progress import Progress, silent
 from vidssl.recipe import Pretrain, dump
 from vidssl.sources import scan
 from vidssl.train.folder import RunFolder, claim, read_log
-from vidssl.train.loop import Trainer, fit
+from vidssl.train.loop import Trainer, device_of, fit
 from vidssl.train.weights import save_weights
 from vidssl.video.index import ClipIndex
 from vidssl.video.reader import DECODER
@@ -60,7 +60,7 @@ def run(
     if resume:
         training.require_checkpoint(out)
     scan(videos)  # a wrong path is told of before anything is written
-    with joined(), RunFolder(out, identity, dump(plan)) as folder:
+    with joined(device_of(plan.device)), RunFolder(out, identity, dump(plan)) as folder:
         with first_here():
             index = open_index(videos, out / "index.parquet", progress)
         trainer, dataset = _prepare(plan, index)
@@ -133,7 +133,7 @@ def _prepare(plan: Pretrain, index: ClipIndex) -> tuple[Trainer, ClipDataset]:
         seed=plan.seed,
         short_side_px=plan.decode_short_side_px,
     )
-    return training.trainer(method, plan, len(index)), dataset
+    return training.trainer(method, plan, len(index), index.fingerprint()), dataset
 
 
 def _on_device(

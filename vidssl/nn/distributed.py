@@ -6,10 +6,15 @@ Tensor suffixes: B clips of this process, G clips of all processes in order of r
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+CPU = torch.device("cpu")
+PATIENCE = timedelta(hours=12)
+"""How long processes wait for one another: the first may index a large folder for the others."""
 
 
 def rank() -> int:
@@ -47,15 +52,19 @@ def local_rows(all_G: Tensor) -> Tensor:
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def joined(device: torch.device = CPU) -> Iterator[None]:
     """Join the processes that torchrun started, for as long as the block runs.
 
-    NCCL between GPUs, gloo between CPUs; nothing happens in a process that was started alone.
+    NCCL between GPUs, of which ``device`` is this process's own, gloo between CPUs; nothing happens
+    in a process that was started alone.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    gpu = device.type == "cuda"
+    dist.init_process_group(
+        "nccl" if gpu else "gloo", timeout=PATIENCE, device_id=device if gpu else None
+    )
     try:
         yield
     finally:

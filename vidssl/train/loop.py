@@ -43,6 +43,8 @@ class Plan:
     log_every: int = 10
     save_every: int = 500
     precision: Precision = "auto"
+    data: str = ""
+    """A hash of what is trained on; a training does not go on with other data."""
 
 
 class Trainer:
@@ -97,12 +99,23 @@ class Trainer:
         return {
             "step": self.step,
             "steps": self.plan.steps,
+            "data": self.plan.data,
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Stand where :meth:`state` was taken."""
+        """Stand where :meth:`state` was taken.
+
+        Raises:
+            CheckpointError: if that training had another length or other data.
+        """
+        for name, here in (("steps", self.plan.steps), ("data", self.plan.data)):
+            if state[name] != here:
+                raise CheckpointError(
+                    f"the checkpoint's {name} are {state[name]}, this training's {here}: the "
+                    "videos or annotations have changed since; train in another folder"
+                )
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]

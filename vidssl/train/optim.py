@@ -39,6 +39,8 @@ class OptimConfig(Section):
     def _one_length(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give the length of the training as steps or as epochs, not both")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
         return self
 
     def total_steps(self, samples: int) -> int:

@@ -1,0 +1,37 @@
+"""Ctrl-C that takes effect between two pieces of work."""
+
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from types import FrameType
+from typing import TypeVar
+
+Piece = TypeVar("Piece")
+
+
+def stoppable(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Give ``pieces``; Ctrl-C ends them after the one in hand, a second one at once.
+
+    A worker that is interrupted while it hands a piece over would complain of it.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C.
+    """
+    caught: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    if threading.current_thread() is not threading.main_thread():  # whoever owns that decides
+        yield from pieces
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        for piece in pieces:
+            yield piece
+            if caught:
+                raise KeyboardInterrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
