@@ -145,13 +145,16 @@ def length(overrides: list[str] | None, steps: int | None) -> list[str]:
     return own if steps is None else [*own, f"optim.steps={steps}", "optim.epochs=null"]
 
 
-def start_processes(count: int) -> None:
-    """Run this command as ``count`` processes, in place of this one, if that was asked for."""
+def start_processes(count: int, device: str) -> None:
+    """Run this command as ``count`` processes, in place of this one, if that was asked for.
+
+    ``device`` is the recipe's.
+    """
     if count == 1 or "WORLD_SIZE" in os.environ:
         return
     from ._launch import launch
 
-    raise typer.Exit(launch(__package__ or "", sys.argv[1:], count))
+    raise typer.Exit(launch(__package__ or "", sys.argv[1:], count, device))
 
 
 def is_first() -> bool:

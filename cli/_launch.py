@@ -12,7 +12,7 @@ from vidssl.errors import RecipeError
 KILLED, INTERRUPTED = 1, 75
 
 
-def launch(package: str, arguments: list[str], count: int) -> int:
+def launch(package: str, arguments: list[str], count: int, device: str) -> int:
     """Run ``python -m package arguments`` as ``count`` processes; return the exit code of all.
 
     The first process has this one's terminal. What the others print is kept from it, and shown only
@@ -27,8 +27,8 @@ def launch(package: str, arguments: list[str], count: int) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     gpus = torch.cuda.device_count()
-    if 0 < gpus < count:
-        raise RecipeError(f"--gpus {count}: this machine has {gpus}")
+    if 0 < gpus < count and device != "cpu":
+        raise RecipeError(f"--gpus {count}: this machine has {gpus} (device=cpu does without)")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // count)))
     # The processes tell of their failures themselves, and this one does nothing else.

@@ -52,7 +52,7 @@ def finetune(
         if dry_run:
             _common.write_json(asdict(job.forecast(plan, encoder, data)), json_to or "-")
             return
-        _common.start_processes(gpus)
+        _common.start_processes(gpus, plan.device)
         with _common.progress() as progress:
             result = job.run(plan, encoder, data, out, resume=resume, progress=progress)
         if json_to is not None:

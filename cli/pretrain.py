@@ -39,7 +39,7 @@ def pretrain(
         if dry_run:
             _common.write_json(asdict(job.forecast(plan, videos)), json_to or "-")
             return
-        _common.start_processes(gpus)
+        _common.start_processes(gpus, plan.device)
         with _common.progress() as progress:
             result = job.run(plan, videos, out, resume=resume, progress=progress)
         if json_to is not None:

@@ -270,7 +270,9 @@ def test_a_loss_that_is_no_number_stops_the_run_with_advice(
     )
     assert result.exit_code == 2
     assert "the loss became nan at step" in result.stderr
-    assert "a lower optim.lr or optim.clip_grad_norm usually helps" in result.stderr
+    assert (
+        "a lower optim.lr, optim.clip_grad_norm or precision: fp32 usually helps" in result.stderr
+    )
 
 
 def test_a_batch_larger_than_the_set_is_told_of_or_filled_from_further_epochs(

@@ -265,7 +265,7 @@ from {package}._launch import launch
 for number, ends in enumerate({cases!r}):
     print("case", number, flush=True)
     print("case", number, file=sys.stderr, flush=True)
-    print("code", launch("standin", ends, 2), flush=True)
+    print("code", launch("standin", ends, 2, "auto"), flush=True)
 """
     environment = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 from vidssl.errors import Interrupted, SourceError, listed
@@ -127,6 +128,7 @@ def _probe_together(paths: Sequence[Path], workers: int) -> Iterator[tuple[Path,
         return
     context = multiprocessing.get_context("spawn")
     others = multiprocessing.active_children()
+    resource_tracker.ensure_running()  # its start would let SIGINT through again
     with ProcessPoolExecutor(min(workers, len(paths)), mp_context=context) as pool:
         with _ctrl_c_held_back():  # and so for good in the workers, which are started here
             jobs: dict[Future[VideoFacts], Path] = {
