@@ -168,14 +168,29 @@ def test_two_files_of_one_id_are_refused(finetune: Refused, playground_copy: Pat
     assert f"train_000: {videos / 'again' / 'train_000.mp4'} and " in told
 
 
-def test_key_frames_behind_the_end_of_their_video_are_refused(
+def test_times_that_count_from_elsewhere_are_refused(
     finetune: Refused, playground_copy: Path
 ) -> None:
     path = playground_copy / "train.csv"
-    path.write_text(path.read_text() + "train_000,0902,0.1,0.1,0.5,0.5,1,0\n")
+    path.write_text(path.read_text().replace(",00", ",09"))  # AVA's clock: 2 becomes 902
     told = finetune()
-    assert "key frames behind the end of their video (is the time origin another?):" in told
+    assert "key frames lie behind the end of their video (is the time origin another?):" in told
     assert "train_000 at 902 s: the video ends at 14.00 s" in told
+
+
+def test_a_key_frame_behind_the_end_of_its_video_is_set_aside(
+    cli: Cli, tiny: dict[str, Path], playground_copy: Path, index: Path, tmp_path: Path
+) -> None:
+    path = playground_copy / "train.csv"
+    path.write_text(path.read_text() + "train_000,0902,0.1,0.1,0.5,0.5,1,0\n")
+    result = cli(
+        *("finetune", tiny["detection"], "--encoder", "random", "--videos", index),
+        *("--annotations", path, "--labels", playground_copy / "action_list.pbtxt"),
+        *("--out", tmp_path / "run", "--steps", 1, "--json", "-"),
+    )
+    told = json.loads(result.stdout)
+    assert told["lost_keyframes"] == 1
+    assert told["unusable_videos"] == {"train_000": "train_000 at 902 s: the video ends at 14.00 s"}
 
 
 def test_annotations_of_which_all_are_excluded_are_refused(
