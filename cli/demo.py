@@ -34,7 +34,8 @@ def demo(
     for group in result.chance:
         _common.say(
             f"{group}: AP {result.without_bank[group]:.3f} without the bank, "
-            f"{result.with_bank[group]:.3f} with it, {result.bank_emptied[group]:.3f} with it "
-            f"emptied (chance {result.chance[group]:.3f})"
+            f"{result.with_bank[group]:.3f} with it, {result.bank_emptied[group]:.3f} with its "
+            f"features emptied (chance {result.chance[group]:.3f}, by the clock alone "
+            f"{result.clock[group]:.3f})"
         )
     _common.say(f"{result.report}: written after {result.seconds:.0f} s")

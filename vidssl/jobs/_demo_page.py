@@ -112,10 +112,12 @@ def _scores(labels: LabelMap, scores: Scores) -> Section:
             ),
             Table(["mean of", *scores.means], rows),
             Text(
-                "Chance keeps the boxes and deals the scores out anew. The two long-memory labels "
-                "(has returned; will be met again) cannot be seen in a clip, only in what the bank "
-                "keeps of the seconds around it. With the bank emptied, the same detector reads "
-                "zeros in its place: the difference is what the bank gives."
+                "Chance keeps the boxes and deals the scores out anew. The clock scores a box by "
+                "the second of the video alone: nobody can have returned in the first seconds, nor "
+                "be met again in the last. The two long-memory labels (has returned; will be met "
+                "again) cannot be seen in a clip, only in the seconds around it. With the bank "
+                "emptied, the same detector still reads who was there when, but not what they "
+                "looked like: what is left of its gain is timing, and what is lost is recognition."
             ),
         ],
     )
