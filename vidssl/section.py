@@ -13,7 +13,11 @@ class Section(BaseModel):
     """A part of a recipe: unknown keys are refused, values cannot change after loading."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
 
 

@@ -206,7 +206,6 @@ def test_an_output_that_is_a_file_is_refused(
     assert "is a file" in refused(*command, "run")
 
 
-@pytest.mark.xfail(reason="the run's folder is made without a look at those above it", strict=True)
 def test_an_output_below_a_file_is_refused(
     refused: Refused, tiny: dict[str, Path], index: Path, tmp_path: Path
 ) -> None:
@@ -215,7 +214,6 @@ def test_an_output_below_a_file_is_refused(
     assert "file/run: cannot be written" in told
 
 
-@pytest.mark.xfail(reason="folders above the run's are made and stay", strict=True)
 def test_a_refused_run_leaves_no_folder_above_its_own(
     refused: Refused, tiny: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -224,7 +222,6 @@ def test_a_refused_run_leaves_no_folder_above_its_own(
     assert "none of the 1 videos can be decoded" in told
 
 
-@pytest.mark.xfail(reason="the file is read without a look at its form", strict=True)
 def test_a_damaged_run_file_is_told_of(
     refused: Refused, tiny: dict[str, Path], index: Path, pretrained: Path, tmp_path: Path
 ) -> None:

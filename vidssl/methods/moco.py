@@ -5,13 +5,16 @@ https://arxiv.org/abs/2003.04297 (v2, the MLP head), and for clips of one video 
 Feichtenhofer et al., CVPR 2021, https://arxiv.org/abs/2104.14558, section 3.
 
 Differences: both clips serve as query in turn and the two losses are averaged (``symmetric``;
-the image version queries with one view only, the video release sums the gradients). Keys of all
+the image version queries with one view only, the video release sums the gradients, which is a
+learning rate twice as high). The video release also fills the queue before its first optimizer step
+and keeps BatchNorm to 8 clips; neither is done here. Keys of all
 processes enter the queue, as in the image version. In one process, shuffled BatchNorm is emulated
 by encoding the keys in ``key_groups`` random groups, each with statistics of its own.
 
 Tensor suffixes: B clips of this process, G of all processes, D projected features, K queue rows.
 """
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -34,6 +37,10 @@ class Config(MethodConfig):
     """Keys kept as negatives; need not be a multiple of the batch."""
     temperature: PositiveFloat = 0.2
     momentum: Annotated[float, Field(ge=0.0, le=1.0)] = 0.999
+    anneal: bool = False
+    """Raise the momentum to 1 along a cosine over the training, as the video version does."""
+    layers: Annotated[int, Field(ge=1, le=8)] = 2
+    """Of the head; MoCo v1 has 1, v2 2, the video version 3."""
     hidden: PositiveInt = 2048
     dim: PositiveInt = 128
     symmetric: bool = True
@@ -49,6 +56,7 @@ class MoCo(SSLMethod):
     """Two clips of a video, a trained encoder, its moving average, and a queue of keys."""
 
     num_views: ClassVar[int] = 2
+    momentum: Tensor
     queue: Tensor  # (K, D)
     pointer: Tensor
 
@@ -56,9 +64,11 @@ class MoCo(SSLMethod):
         super().__init__()
         self.config = config
         self.encoder = encoder
-        self.projector = mlp(encoder.features, config.hidden, config.dim)
+        hidden = [config.hidden] * (config.layers - 1)
+        self.projector = mlp(encoder.features, *hidden, config.dim)
         self.key_encoder = frozen_copy(encoder)
         self.key_projector = frozen_copy(self.projector)
+        self.register_buffer("momentum", torch.tensor(config.momentum, dtype=torch.float64))
         self.register_buffer("queue", F.normalize(torch.randn(config.queue, config.dim), dim=1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
 
@@ -79,10 +89,16 @@ class MoCo(SSLMethod):
             self._enqueue(gather(key))
         return StepOutput(torch.stack(losses).mean(), scalars)
 
+    def after_step(self, progress: float) -> None:
+        """Set the momentum of the next step: ``1 - (1 - m) (cos(pi progress) + 1) / 2``."""
+        if self.config.anneal:
+            left = (math.cos(math.pi * progress) + 1) / 2
+            self.momentum.fill_(1 - (1 - self.config.momentum) * left)
+
     def _follow(self) -> None:
         if self.training:
-            follow(self.key_encoder, self.encoder, self.config.momentum)
-            follow(self.key_projector, self.projector, self.config.momentum)
+            follow(self.key_encoder, self.encoder, float(self.momentum))
+            follow(self.key_projector, self.projector, float(self.momentum))
 
     @torch.no_grad()
     def _keys(self, clips: Tensor, draw: int) -> Tensor:

@@ -45,7 +45,7 @@ class RunFolder:
             return
         wanted = json.loads(json.dumps(identity))
         claim(path, wanted)
-        self._made = not path.exists()
+        self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
         self._lock = _lock(path)
         write_text(path / IDENTITY, json.dumps(wanted, indent=1) + "\n")
         write_text(path / "recipe.yaml", recipe_yaml)
@@ -63,8 +63,9 @@ class RunFolder:
         if not self._kept:
             for name in (IDENTITY, "recipe.yaml", "events.jsonl"):
                 (self.path / name).unlink(missing_ok=True)
-            if self._made and not any(self.path.iterdir()):
-                self.path.rmdir()
+            for folder in self._made:
+                if not any(folder.iterdir()):
+                    folder.rmdir()
 
     def keep(self) -> None:
         """From here on there is work in the folder that must not be lost."""
@@ -99,7 +100,10 @@ def claim(path: Path, identity: Mapping[str, Any]) -> None:
         return
     if not (path / IDENTITY).is_file():
         raise OutputError(f"{path}: holds other files and no {IDENTITY}; choose an empty folder")
-    there = json.loads((path / IDENTITY).read_text(encoding="utf-8"))
+    try:
+        there = json.loads((path / IDENTITY).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path / IDENTITY}: damaged ({error}); choose another folder") from error
     differences = _differences(there, json.loads(json.dumps(identity)))
     if differences:
         title = f"{path}: belongs to another run; choose another folder, or its values"
@@ -117,8 +121,11 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 
 
 def _lock(path: Path) -> int:
-    path.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

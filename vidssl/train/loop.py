@@ -5,6 +5,7 @@ log. Everything a step draws at random is a function of the run's seed and the s
 was stopped and continued equals one that never stopped.
 """
 
+import inspect
 import math
 import os
 import resource
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from vidssl.errors import CheckpointError, Interrupted
-from vidssl.nn.distributed import on_any, rank
+from vidssl.nn.distributed import on_any, rank, world_size
 from vidssl.nn.step import StepOutput
 from vidssl.progress import Progress
 from vidssl.train import checkpoint
@@ -52,8 +53,10 @@ class Trainer:
 
     def __init__(self, module: nn.Module, plan: Plan, device: torch.device) -> None:
         """Stand at step 0."""
-        # Convolutions run faster with their channels innermost; the values are the same.
-        self.module = module.to(device).to(memory_format=torch.channels_last_3d)
+        self.module = module.to(device)
+        if device.type == "cuda" or world_size() == 1:
+            # Convolutions run faster with their channels innermost; the values are the same.
+            self.module = self.module.to(memory_format=torch.channels_last_3d)
         self.plan = plan
         self.device = device
         self.optimizer = optimizer(module, plan.optim)
@@ -66,7 +69,7 @@ class Trainer:
             # Buffers stay each process's own: queues are equal by construction, and sending them
             # with every step would cost more than the gradients.
             self.wrapped = nn.parallel.DistributedDataParallel(
-                self.module, device_ids=devices, broadcast_buffers=False
+                self.module, device_ids=devices, **_keep_buffers()
             )
 
     def train_step(self, batch: Any) -> dict[str, float | Tensor]:
@@ -249,6 +252,14 @@ def runs_in_bf16(precision: Precision, device: torch.device) -> bool:
             torch.cuda.is_bf16_supported(including_emulation=False)
         )
     return precision == "bf16"
+
+
+def _keep_buffers() -> dict[str, Any]:
+    """Return the argument that keeps DDP from sending buffers, by the name that it has."""
+    known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+    if "forward_sync_buffers" in known:
+        return {"forward_sync_buffers": False}
+    return {"broadcast_buffers": False}
 
 
 def device_of(choice: str = "auto") -> torch.device:
