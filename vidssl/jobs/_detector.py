@@ -1,6 +1,7 @@
 """What training a detector, scoring one and extracting a bank have in common."""
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,16 @@ class Trained:
     labels: LabelMap
     bank_encoder: str | None
     weights_hash: str
+
+
+def require_alone(command: str) -> None:
+    """Refuse to run as one of several processes, which would all write the same files.
+
+    Raises:
+        OutputError: under torchrun with more than one process.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise OutputError(f"{command} runs as one process; start it without torchrun")
 
 
 def check_encoder(card: dict[str, Any], backbone: BackboneConfig, where: str) -> None:

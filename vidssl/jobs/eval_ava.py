@@ -157,6 +157,7 @@ def score_detector(truth: Truth, request: Request, progress: Progress = silent) 
     assert request.run is not None
     assert request.videos is not None
     assert request.boxes is not None
+    shared.require_alone("eval-ava")
     # All files are read before the detector works for hours: a mistake in one is told of at once.
     labels = read_labels(truth.labels)
     annotations = read_annotations(truth.annotations, labels)

@@ -61,6 +61,7 @@ def run(
         Interrupted: on Ctrl-C, after the shards so far; the same call writes the rest.
     """
     started = time.monotonic()
+    shared.require_alone("extract-features")
     trunk, card = shared.load_encoder(encoder, plan.backbone)
     tables = [read_person_boxes(path, plan.min_score) for path in boxes]
     moments = [moment for table in tables for moment in detected(table)]
