@@ -18,7 +18,7 @@ from vidssl.ava.labels import LabelMap
 from vidssl.backbones import BackboneConfig, Encoder
 from vidssl.data.keyframes import KeyFrameSample, Moment, Placed, Reading, place
 from vidssl.detection.detector import BankWindow, DetectionBatch, Detector
-from vidssl.errors import AnnotationError, CheckpointError, listed
+from vidssl.errors import AnnotationError, CheckpointError, OutputError, listed
 from vidssl.features import Bank
 from vidssl.jobs.index import open_index, set_aside
 from vidssl.progress import Progress
