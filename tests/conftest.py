@@ -24,6 +24,12 @@ torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[1]
 
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+
 BACKBONE = "{name: slowfast, width: 8, depths: [1, 1, 1, 1], frames: 4, stride: 4, alpha: 2}"
 DETECTOR = f"""\
 task: detection

@@ -178,3 +178,11 @@ def test_a_crop_thinner_than_a_pixel_still_shows_one() -> None:
     view = View(0.999, 0.999, 1.0, 1.0, 4, 4)
     clip = painted((WIDTH - 1, HEIGHT - 1, WIDTH, HEIGHT))
     assert math.isclose(float(apply(clip, view).mean()), 1.0)
+
+
+@pytest.mark.gpu
+def test_a_view_on_a_gpu_is_that_of_the_cpu_but_for_the_rounding_of_bytes() -> None:
+    clip = torch.randint(0, 256, (2, 40, 60, 3), dtype=torch.uint8)
+    view = geometry.whole(20, 30, flip=True)
+    here, there = geometry.apply(clip, view), geometry.apply(clip.cuda(), view).cpu()
+    assert torch.allclose(here, there, atol=1 / 255)
