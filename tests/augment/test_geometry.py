@@ -183,6 +183,6 @@ def test_a_crop_thinner_than_a_pixel_still_shows_one() -> None:
 @pytest.mark.gpu
 def test_a_view_on_a_gpu_is_that_of_the_cpu_but_for_the_rounding_of_bytes() -> None:
     clip = torch.randint(0, 256, (2, 40, 60, 3), dtype=torch.uint8)
-    view = geometry.whole(20, 30, flip=True)
-    here, there = geometry.apply(clip, view), geometry.apply(clip.cuda(), view).cpu()
+    view = whole(20, 30, flip=True)
+    here, there = apply(clip, view), apply(clip.cuda(), view).cpu()
     assert torch.allclose(here, there, atol=1 / 255)
