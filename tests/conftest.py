@@ -30,6 +30,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
 
+
 BACKBONE = "{name: slowfast, width: 8, depths: [1, 1, 1, 1], frames: 4, stride: 4, alpha: 2}"
 DETECTOR = f"""\
 task: detection
