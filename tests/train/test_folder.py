@@ -52,6 +52,7 @@ def test_a_tuple_in_the_identity_is_the_list_that_json_makes_of_it(tmp_path: Pat
     for _ in range(2):
         with open_folder(tmp_path / "run", {"area": (0.2, 0.7)}) as folder:
             folder.keep()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["area"] == [0.2, 0.7]
 
 
 def test_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
