@@ -26,7 +26,7 @@ def videos(
 
 @pytest.fixture(scope="session")
 def facts(videos: list[Path]) -> list[VideoFacts]:
-    return [probe(path) for path in videos]
+    return [probe(str(path)) for path in videos]
 
 
 @pytest.fixture

@@ -7,10 +7,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from vidssl import sources
 from vidssl.errors import SourceError
-from vidssl.sources import scan
 from vidssl.video.index import write_index
 from vidssl.video.probe import VideoFacts
+
+
+def scan(source: str) -> list[Path]:
+    return [Path(location) for location in sources.scan(source)]
 
 
 @pytest.fixture

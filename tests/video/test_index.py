@@ -21,7 +21,7 @@ def rows(tmp_path: Path, write_numbered: Callable[..., Path]) -> list[VideoFacts
     (tmp_path / "empty.mp4").touch()
     write_numbered(tmp_path / "a.mp4", 20)
     write_numbered(tmp_path / "d é.mp4", 35)
-    return [probe(tmp_path / name) for name in ("a.mp4", "empty.mp4", "gone.mp4", "d é.mp4")]
+    return [probe(str(tmp_path / name)) for name in ("a.mp4", "empty.mp4", "gone.mp4", "d é.mp4")]
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def test_the_usable_videos_are_numbered_and_the_others_counted(
 ) -> None:
     index = ClipIndex(path)
     assert (len(index), index.set_aside) == (2, 2)
-    assert index.paths() == [tmp_path / "a.mp4", tmp_path / "d é.mp4"]
-    assert index.video(1)[0] == tmp_path / "d é.mp4"
+    assert index.paths() == [str(tmp_path / "a.mp4"), str(tmp_path / "d é.mp4")]
+    assert index.video(1)[0] == str(tmp_path / "d é.mp4")
     assert index.video(1)[1] == pytest.approx(3.5)
 
 
@@ -74,7 +74,7 @@ def test_the_fingerprint_follows_names_and_lengths_not_places(
 def test_an_index_without_a_usable_video_names_the_others(tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").touch()
     path = tmp_path / "index.parquet"
-    write_index(path, [probe(tmp_path / "empty.mp4"), VideoFacts("/x.mp4", status="crashed")])
+    write_index(path, [probe(str(tmp_path / "empty.mp4")), VideoFacts("/x.mp4", status="crashed")])
     with pytest.raises(SourceError) as caught:
         ClipIndex(path)
     assert "index.parquet: none of the 2 videos can be decoded" in str(caught.value)

@@ -4,7 +4,6 @@ Array suffixes: T frames, H and W pixels.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,8 +13,9 @@ from torch.utils.data import Dataset
 from vidssl.data.order import Order, rng_for
 from vidssl.errors import VideoError
 from vidssl.video.index import ClipIndex
-from vidssl.video.reader import Reader
+from vidssl.video.reader import open_reader
 from vidssl.video.sampling import clip_times, random_starts
+from vidssl.video.storage import Location
 
 MAX_FAILURES = 16
 """Videos in a row that may fail before a sample gives up: more are a fault of the storage."""
@@ -75,12 +75,12 @@ class ClipDataset(Dataset[ClipSample]):
             try:
                 return self._read(path, duration_s, epoch, index, tuple(failed))
             except VideoError as error:
-                failed.append((str(path), str(error)))
+                failed.append((path, str(error)))
         raise VideoError(f"{len(failed)} videos in a row failed; the last: {failed[-1][1]}")
 
     def _read(
         self,
-        path: Path,
+        path: Location,
         duration_s: float,
         epoch: int,
         index: int,
@@ -89,10 +89,10 @@ class ClipDataset(Dataset[ClipSample]):
         rng = rng_for(self.order.seed, epoch, index)
         starts_s = random_starts(rng, duration_s, self.frames, self.stride, self.views)
         times_s = [clip_times(start_s, self.frames, self.stride) for start_s in starts_s]
-        with Reader(path) as reader:
+        with open_reader(path) as reader:
             clip = reader.frames_at(np.concatenate(times_s), self.short_side_px)
         return ClipSample(
-            video=str(path),
+            video=path,
             views=tuple(torch.from_numpy(f) for f in np.split(clip.frames, self.views)),
             times_s=tuple(torch.from_numpy(t) for t in np.split(clip.times_s, self.views)),
             seed=int(rng.integers(2**62)),

@@ -5,7 +5,6 @@ Array suffixes: T frames, H and W pixels, P people, K classes.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,8 +17,9 @@ from vidssl.data.order import Order, rng_for
 from vidssl.errors import AnnotationError, VideoError, listed
 from vidssl.features import Bank, Window, WindowConfig
 from vidssl.video.index import ClipIndex
-from vidssl.video.reader import Reader
+from vidssl.video.reader import Reader, open_reader
 from vidssl.video.sampling import centred_times
+from vidssl.video.storage import Location, video_id
 
 MAX_FAILURES = 16
 END_SLACK_S = 0.5  # a key frame may lie this far behind the last frame's end
@@ -89,7 +89,7 @@ class Placed:
     """Key frames whose videos are there, and why others cannot be used."""
 
     moments: list[Moment]
-    paths: dict[str, Path]
+    paths: dict[str, Location]
     unusable: dict[str, str] = field(default_factory=dict)
     lost: int = 0
     """Key frames of unusable videos."""
@@ -105,17 +105,17 @@ def place(moments: Sequence[Moment], index: ClipIndex, reasons: Mapping[str, str
             behind the end of their video.
     """
     wanted = {moment.video for moment in moments}
-    found: dict[str, list[tuple[Path, float]]] = {}
+    found: dict[str, list[tuple[Location, float]]] = {}
     for number in range(len(index)):
         path, duration_s = index.video(number)
-        if path.stem in wanted:
-            found.setdefault(path.stem, []).append((path, duration_s))
+        if (video := video_id(path)) in wanted:
+            found.setdefault(video, []).append((path, duration_s))
     twice = [f"{v}: {f[0][0]} and {f[1][0]}" for v, f in found.items() if len(f) > 1]
     if twice:
         raise AnnotationError(listed("several files have the id of one video", twice))
     if not found:
         some = ", ".join(sorted(wanted)[:3])
-        names = ", ".join(sorted(path.stem for path in index.paths()[:3]))
+        names = ", ".join(sorted(map(video_id, index.paths()[:3])))
         raise AnnotationError(
             f"none of the {len(wanted)} annotated videos ({some}, ...) is among the "
             f"{len(index)} given ({names}, ...); ids are file names without their suffix"
@@ -156,10 +156,10 @@ class KeyFrameDataset(Dataset[KeyFrameSample]):
             rng = rng_for(self.order.seed, epoch, index)
             path = self.placed.paths[moment.video]
             try:
-                with Reader(path) as reader:
+                with open_reader(path) as reader:
                     clip = read_clip(reader, moment.timestamp, self.reading)
             except VideoError as error:
-                failed.append((str(path), str(error)))
+                failed.append((path, str(error)))
                 continue
             seed = int(rng.integers(2**62))
             window = read_window(self.bank, moment, self.reading.window, seed)
@@ -189,10 +189,10 @@ class VideoChunks(Dataset[list[KeyFrameSample]]):
         reading = self.reading
         times_s = [centred_times(k.timestamp, reading.frames, reading.stride) for k in moments]
         try:
-            with Reader(path) as reader:
+            with open_reader(path) as reader:
                 clip = reader.frames_at(np.concatenate(times_s), reading.short_side_px)
         except VideoError as error:
-            failed = ((str(path), str(error)),)
+            failed = ((path, str(error)),)
             empty = torch.empty(0, dtype=torch.uint8)
             return [KeyFrameSample(moment, empty, failed=failed) for moment in moments]
         clips = [torch.from_numpy(part) for part in np.split(clip.frames, len(moments))]

@@ -21,7 +21,7 @@ from vidssl.report import figures, page
 from vidssl.report.figures import MarkedBox, MarkedFrame
 from vidssl.report.page import Cell, Commands, Facts, Figure, Section, Table, Text
 from vidssl.train.folder import read_log
-from vidssl.video.reader import Reader
+from vidssl.video.reader import open_reader
 
 KEYFRAMES = 6
 LABELS_SHOWN = 3
@@ -147,7 +147,7 @@ def _keyframes(out: Path, labels: LabelMap) -> Figure:
 
 
 def _marked(keyframe: KeyFrame, found: Predictions, labels: LabelMap, data: Path) -> MarkedFrame:
-    with Reader(data / "videos" / f"{keyframe.video}.mp4") as reader:
+    with open_reader(str(data / "videos" / f"{keyframe.video}.mp4")) as reader:
         picture = reader.frames_at(np.array([keyframe.timestamp])).frames[0]
     true = [
         MarkedBox(box, [labels.names[int(i) + 1] for i in np.flatnonzero(row)])

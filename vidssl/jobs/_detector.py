@@ -24,7 +24,8 @@ from vidssl.jobs.index import open_index, set_aside
 from vidssl.progress import Progress
 from vidssl.recipe import Detection, backbone_from, validate
 from vidssl.train.weights import load_into, load_weights, save_weights
-from vidssl.video.reader import DECODER
+from vidssl.video.reader import decoder_version
+from vidssl.video.storage import video_id
 
 RANDOM = "random"
 """In place of an encoder: start from fresh weights."""
@@ -84,7 +85,7 @@ def save_detector(
     folder: Path, detector: Detector, plan: Detection, labels: LabelMap, bank: Bank | None
 ) -> str:
     """Write the detector and its encoder alone, each with a card; return the former's hash."""
-    common = {"decoder": DECODER, "code": __version__}
+    common = {"decoder": decoder_version(), "code": __version__}
     backbone = plan.backbone.model_dump(mode="json")
     trained_by = {"task": plan.task, "steps": plan.optim.steps}
     save_weights(
@@ -155,7 +156,7 @@ def place_moments(
     is_new = not cache.exists()
     index = open_index(videos, cache, progress)
     try:
-        reasons = {Path(path).stem: why for path, why in set_aside(index).items()}
+        reasons = {video_id(path): why for path, why in set_aside(index).items()}
         return place(moments, index, reasons)
     except AnnotationError:
         if is_new:  # a refused command leaves nothing behind

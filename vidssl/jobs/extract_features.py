@@ -24,7 +24,8 @@ from vidssl.jobs._stopping import stoppable
 from vidssl.progress import Progress, silent
 from vidssl.recipe import Extract
 from vidssl.train.loop import device_of
-from vidssl.video.reader import DECODER
+from vidssl.video.reader import decoder_version
+from vidssl.video.storage import stat
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def run(
         "recipe": plan.model_dump(mode="json", exclude={"loader", "device", "batch"}),
         "boxes": [sha256(path)[:16] for path in boxes],
         "videos": _fingerprint(placed),
-        "decoder": DECODER,
+        "decoder": decoder_version(),
     }
     identity = BankIdentity(card["hash"], details)
     writer = BankWriter(out, dim=trunk.features, identity=identity, plan=shards)
@@ -161,5 +162,5 @@ def _fingerprint(placed: Placed) -> str:
     """Return a short hash of the videos' names and sizes."""
     digest = hashlib.sha256()
     for video, path in sorted(placed.paths.items()):
-        digest.update(f"{video} {path.stat().st_size}\n".encode())
+        digest.update(f"{video} {stat(path).bytes}\n".encode())
     return digest.hexdigest()[:16]

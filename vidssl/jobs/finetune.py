@@ -32,6 +32,7 @@ from vidssl.sources import scan as scan_videos
 from vidssl.train.folder import RunFolder, claim, read_log
 from vidssl.train.loop import Trainer, device_of, fit
 from vidssl.train.weights import load_weights
+from vidssl.video.storage import Location, video_id
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def forecast(plan: Detection, encoder: str, data: DetectionData) -> training.For
     with tempfile.TemporaryDirectory() as scratch:
         few = few_videos(data.videos, {moment.video for moment in moments}, plan.optim.batch)
         listing = Path(scratch) / "few.txt"
-        listing.write_text("".join(f"{path.absolute()}\n" for path in few), encoding="utf-8")
+        listing.write_text("".join(f"{path}\n" for path in few), encoding="utf-8")
         placed = shared.place_moments(
             moments, str(listing), Path(scratch) / "index.parquet", silent
         )
@@ -156,10 +157,10 @@ def forecast(plan: Detection, encoder: str, data: DetectionData) -> training.For
         )
 
 
-def few_videos(videos: str, wanted: set[str], count: int) -> list[Path]:
+def few_videos(videos: str, wanted: set[str], count: int) -> list[Location]:
     """Return up to ``count`` of the source's videos that are annotated, or of all if none is."""
     paths = scan_videos(videos)
-    return ([path for path in paths if path.stem in wanted] or paths)[:count]
+    return ([path for path in paths if video_id(path) in wanted] or paths)[:count]
 
 
 def training_moments(data: DetectionData, labels: LabelMap, plan: Detection) -> list[Moment]:

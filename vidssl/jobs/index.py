@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
 
-from vidssl.errors import Interrupted, SourceError, listed
+from vidssl.errors import Interrupted, SourceError, VideoError, listed
 from vidssl.jobs._limits import usable_cores
 from vidssl.progress import Progress, silent
 from vidssl.sources import scan
 from vidssl.video.index import ClipIndex, is_index, read_rows, reusable, write_index
 from vidssl.video.probe import VideoFacts, probe
+from vidssl.video.storage import Location, stat
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,17 @@ def set_aside(index: ClipIndex) -> dict[str, str]:
     return {row.path: row.error for row in rows if row.status != "ok"}
 
 
-def _identity(path: Path) -> tuple[str, int, float]:
+def _identity(path: Location) -> tuple[str, int, float]:
     try:
-        stat = path.stat()
-    except OSError:
-        return (str(path), -1, 0.0)
-    return (str(path), stat.st_size, stat.st_mtime)
+        found = stat(path)
+    except VideoError:
+        return (path, -1, 0.0)
+    return (path, found.bytes, found.mtime)
 
 
 def _probe_all(
-    paths: Sequence[Path], workers: int
-) -> Generator[tuple[Path, VideoFacts], None, None]:
+    paths: Sequence[Location], workers: int
+) -> Generator[tuple[Location, VideoFacts], None, None]:
     """Give each video's row as it is ready; a video that kills its process gets a row too."""
     left = list(paths)
     try:
@@ -120,10 +121,12 @@ def _probe_all(
                 yield from _probe_together([path], 1)
             except BrokenProcessPool:
                 error = f"{path}: the decoder crashed its process"
-                yield path, VideoFacts(str(path), status="crashed", error=error)
+                yield path, VideoFacts(path, status="crashed", error=error)
 
 
-def _probe_together(paths: Sequence[Path], workers: int) -> Iterator[tuple[Path, VideoFacts]]:
+def _probe_together(
+    paths: Sequence[Location], workers: int
+) -> Iterator[tuple[Location, VideoFacts]]:
     if not paths:
         return
     context = multiprocessing.get_context("spawn")
@@ -131,7 +134,7 @@ def _probe_together(paths: Sequence[Path], workers: int) -> Iterator[tuple[Path,
     resource_tracker.ensure_running()  # its start would let SIGINT through again
     with ProcessPoolExecutor(min(workers, len(paths)), mp_context=context) as pool:
         with _ctrl_c_held_back():  # and so for good in the workers, which are started here
-            jobs: dict[Future[VideoFacts], Path] = {
+            jobs: dict[Future[VideoFacts], Location] = {
                 pool.submit(probe, path): path for path in paths
             }
         try:

@@ -26,7 +26,7 @@ from vidssl.train.folder import RunFolder, claim, read_log
 from vidssl.train.loop import Trainer, device_of, fit
 from vidssl.train.weights import save_weights
 from vidssl.video.index import ClipIndex
-from vidssl.video.reader import DECODER
+from vidssl.video.reader import decoder_version
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def forecast(plan: Pretrain, videos: str) -> training.Forecast:
     few = paths[:: max(1, len(paths) // plan.optim.batch)][: plan.optim.batch]
     with tempfile.TemporaryDirectory() as folder:
         listing = Path(folder) / "few.txt"
-        listing.write_text("".join(f"{path.absolute()}\n" for path in few), encoding="utf-8")
+        listing.write_text("".join(f"{path}\n" for path in few), encoding="utf-8")
         index_job.run(str(listing), Path(folder) / "index.parquet")
         trainer, dataset = _prepare(plan, ClipIndex(Path(folder) / "index.parquet"))
         return training.forecast(
@@ -116,7 +116,7 @@ def save_encoder(folder: Path, encoder: Encoder, plan: Pretrain, *, steps: int) 
         "backbone": plan.backbone.model_dump(mode="json"),
         "features": encoder.features,
         "trained_by": {"task": plan.task, "method": plan.method.name, "steps": steps},
-        "decoder": DECODER,
+        "decoder": decoder_version(),
         "code": __version__,
     }
     return save_weights(folder, "encoder", encoder, card)

@@ -9,6 +9,7 @@ import pkgutil
 from pathlib import Path
 
 from vidssl.errors import SourceError, nearest
+from vidssl.video.storage import Location
 
 SUFFIXES = frozenset(
     [
@@ -33,7 +34,7 @@ SUFFIXES = frozenset(
 )
 
 
-def scan(source: str) -> list[Path]:
+def scan(source: str) -> list[Location]:
     """Return the videos that ``source`` names, in a fixed order, without opening them.
 
     Their paths are absolute: what is written down of them holds in any working folder.
@@ -41,7 +42,7 @@ def scan(source: str) -> list[Path]:
     Raises:
         SourceError: if there is nothing of that name, or no video in it.
     """
-    return [path.absolute() for path in _scan(source)]
+    return [str(path.absolute()) for path in _scan(source)]
 
 
 def _scan(source: str) -> list[Path]:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from vidssl.errors import SourceError, listed
 from vidssl.files import replacing
 from vidssl.video.probe import VideoFacts
+from vidssl.video.storage import Location
 
 SCHEMA = pa.schema(
     [
@@ -83,21 +84,22 @@ class ClipIndex:
         """Return the number of usable videos."""
         return len(self.positions)
 
-    def video(self, index: int) -> tuple[Path, float]:
-        """Return path and duration in seconds of usable video ``index``."""
+    def video(self, index: int) -> tuple[Location, float]:
+        """Return location and duration in seconds of usable video ``index``."""
         row = int(self.positions[index])
-        return Path(self._paths[row].as_py()), float(self.duration_s[row])
+        return self._paths[row].as_py(), float(self.duration_s[row])
 
-    def paths(self) -> list[Path]:
-        """Return the path of every usable video."""
+    def paths(self) -> list[Location]:
+        """Return the location of every usable video."""
         return [self.video(index)[0] for index in range(len(self))]
 
     def fingerprint(self) -> str:
         """Return a short hash of the usable videos' names and lengths."""
         digest = hashlib.sha256()
         for index in range(len(self)):
-            path, duration_s = self.video(index)
-            digest.update(json.dumps([path.name, round(duration_s, 3)]).encode())
+            location, duration_s = self.video(index)
+            name = location.rpartition("/")[2]
+            digest.update(json.dumps([name, round(duration_s, 3)]).encode())
         return digest.hexdigest()[:16]
 
 

@@ -4,14 +4,14 @@ Headers are not believed: in some collections every header gives more frames tha
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from vidssl.errors import VideoError
-from vidssl.video.reader import DECODER, Reader, rotation
+from vidssl.video.decoders.pyav import VERSION, Reader, rotation
+from vidssl.video.storage import Location, opened, stat
 
 UNCUT_SHARE = 0.9  # a file whose frames end before this share of its stated length is cut
 
@@ -39,17 +39,15 @@ class VideoFacts:
     frames: int = 0
     keyframes_s: list[float] = field(default_factory=list)
     has_audio: bool = False
-    decoder: str = DECODER
+    decoder: str = VERSION
 
 
-def probe(path: Path) -> VideoFacts:
+def probe(location: Location) -> VideoFacts:
     """Return the facts of one video; a video that cannot be used gets its reason as status."""
-    known: dict[str, object] = {"path": str(path)}
+    known: dict[str, object] = {"path": location}
     try:
-        if path.is_file():
-            stat = path.stat()
-            known.update(bytes=stat.st_size, mtime=stat.st_mtime)
-        with Reader(path, threads=2) as reader:
+        known.update(vars(stat(location)))
+        with Reader(location, threads=2) as reader:
             known.update(_decode(reader))
     except VideoError as error:
         known.update(status=error.reason, error=str(error))
@@ -65,7 +63,7 @@ def _decode(reader: Reader) -> dict[str, object]:
         if frame.key_frame:
             keyframes_s.append(start_s)
     if frame is None:
-        raise VideoError(f"{reader.path}: no frame can be decoded", "no_frames")
+        raise VideoError(f"{reader.location}: no frame can be decoded", "no_frames")
     turned = rotation(frame) % 180 == 90
     gaps_s = np.diff(starts_s)
     duration_s = starts_s[-1] + _last_s(reader, frame, gaps_s)
@@ -100,22 +98,23 @@ def _cut(reader: Reader, frames: int, duration_s: float) -> dict[str, object]:
     stated_s = reader.stated_duration_s
     found = f"{frames} frames ({duration_s:.2f} s) can be decoded"
     if reader.untimed:
-        missing = _missing_riff_bytes(reader.path)
+        missing = _missing_riff_bytes(reader.location)
         if missing > 0:
-            error = f"{reader.path}: cut off: the last {missing} bytes are missing, {found}"
+            error = f"{reader.location}: cut off: the last {missing} bytes are missing, {found}"
             return {"status": "truncated", "error": error}
     elif stated_s is not None and duration_s < UNCUT_SHARE * stated_s:
-        error = f"{reader.path}: cut off: states {stated_s:.2f} s, {found}"
+        error = f"{reader.location}: cut off: states {stated_s:.2f} s, {found}"
         return {"status": "truncated", "error": error}
     if reader.errors:
-        return {"error": f"{reader.path}: {reader.errors} damaged packets were stepped over"}
+        return {"error": f"{reader.location}: {reader.errors} damaged packets were stepped over"}
     return {}
 
 
-def _missing_riff_bytes(path: Path) -> int:
+def _missing_riff_bytes(location: Location) -> int:
     """Return how many bytes an AVI's outer chunk states beyond the end of the file."""
-    with path.open("rb") as file:
+    file = opened(location)
+    with open(file, "rb") if isinstance(file, str) else file as file:
         head = file.read(8)
     if head[:4] != b"RIFF":
         return 0
-    return int.from_bytes(head[4:], "little") + 8 - path.stat().st_size
+    return int.from_bytes(head[4:], "little") + 8 - stat(location).bytes

@@ -1,0 +1,1 @@
+"""Decoders, one file each; the file's name is the choice ``decoder: NAME``."""
