@@ -1,0 +1,527 @@
+"""Disposable processes that read videos: a decoder that hangs or aborts costs one task.
+
+Workers come from a fork server, so that no decoder, lock or thread crosses a fork. Each holds at
+most one task beside the one it works on; what it returns comes back through memory that both
+processes map, not through a copy. A thread of this process hands out the tasks and watches the
+clock: a worker that says nothing for ``deadline_s`` is killed, one that dies is noticed at once,
+and either is replaced. Failures are data: they come out in place of the result.
+"""
+
+import contextlib
+import functools
+import mmap
+import multiprocessing
+import os
+import pickle
+import resource
+import signal
+import tempfile
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing import connection, reduction, resource_tracker
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from vidssl.errors import VideoError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+START_S = 300.0
+"""How long a worker may take to import what it needs; a busy machine takes minutes."""
+STARTS = 3
+"""Workers in a row that may die before they are ready: more are a fault of the installation."""
+DEPTH = 2
+"""Tasks that a worker holds: the one that it works on, and the next."""
+BEAT_S = 0.5
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one task may cost: seconds without a sign of life, and GiB of a worker's own memory."""
+
+    deadline_s: float = 60.0
+    memory_gb: float | None = 4.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A task that gave no result.
+
+    ``reason`` is ``timeout``, ``crashed``, ``memory`` or that of a ``VideoError``; ``message`` says
+    it in words.
+    """
+
+    reason: str
+    message: str
+
+
+class WorkerError(RuntimeError):
+    """An error in a worker that no input should cause; the message is its traceback."""
+
+
+class Workers(Generic[Task, Result]):
+    """``count`` processes that apply ``function``, which must be importable by name or pickle.
+
+    ``function`` raises ``VideoError`` for a video that it cannot use. ``start`` is called once in
+    each process before its first task.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Task], Result],
+        count: int,
+        limits: Limits | None = None,
+        start: Callable[[], None] | None = None,
+    ) -> None:
+        """Take what to do; processes start with the first run."""
+        if count < 1:
+            raise ValueError(f"expected at least 1 worker, got {count}")
+        self.limits = limits or Limits()
+        self._spawn = functools.partial(_Worker, function, start, self.limits)
+        self._workers: list[_Worker] = []
+        self._count = count
+        self._context = multiprocessing.get_context("forkserver")
+        called: Any = function
+        while isinstance(called, functools.partial):
+            called = called.func
+        self._context.set_forkserver_preload([called.__module__, __name__])
+
+    def __enter__(self) -> Self:
+        """Return the workers themselves."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End every process."""
+        self.close()
+
+    def close(self) -> None:
+        """End every process, whatever it does."""
+        for worker in self._workers:
+            worker.kill()
+        self._workers.clear()
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of the workers that are alive."""
+        return [worker.pid for worker in self._workers]
+
+    def run(
+        self,
+        tasks: Iterable[Task],
+        *,
+        ahead: int,
+        instead: Callable[[Task, Failure], Task | None] = lambda task, failure: None,
+    ) -> Iterator[Result | Failure]:
+        """Give the result of each task in the order of the tasks, or why it has none.
+
+        At most ``ahead`` tasks are handed out or done beyond those already given. ``tasks`` is read
+        by another thread. ``instead`` names a task that takes the place of a failed one.
+
+        Raises:
+            WorkerError: if ``function`` raises something else than ``VideoError``.
+        """
+        if not self._workers:
+            with _ctrl_c_held_back():
+                self._workers = [self._spawn(self._context) for _ in range(self._count)]
+        run = _Run(self, iter(tasks), max(ahead, 1), instead)
+        thread = threading.Thread(target=run.watch, name="vidssl workers", daemon=True)
+        thread.start()
+        try:
+            while (item := run.take()) is not _END:
+                yield item
+        finally:
+            run.stop()
+            thread.join()
+            run.close()
+
+    def replace(self, worker: "_Worker") -> "_Worker":
+        """Kill a worker, and return the one that takes its place."""
+        worker.kill()
+        with _ctrl_c_held_back():
+            fresh = self._spawn(self._context)
+        fresh.failed_starts = worker.failed_starts + 1 if not worker.ready else 0
+        self._workers[self._workers.index(worker)] = fresh
+        return fresh
+
+    def each(self) -> list["_Worker"]:
+        """Return the workers."""
+        return list(self._workers)
+
+
+def beat() -> None:
+    """Say from within a task that it is making progress, so that its deadline starts anew."""
+    if _say_alive is not None:
+        _say_alive()
+
+
+_END: Any = object()
+_say_alive: Callable[[], None] | None = None  # set once, in a worker
+
+
+@dataclass
+class _Ticket(Generic[Task]):
+    """A task with its place in the order."""
+
+    place: int
+    task: Task
+
+
+class _Run(Generic[Task, Result]):
+    """One pass through some tasks; ``watch`` runs in a thread of its own."""
+
+    def __init__(
+        self,
+        workers: Workers[Task, Result],
+        tasks: Iterator[Task],
+        ahead: int,
+        instead: Callable[[Task, Failure], Task | None],
+    ) -> None:
+        self.workers, self.tasks, self.ahead, self.instead = workers, tasks, ahead, instead
+        self.waiting: deque[_Ticket[Task]] = deque()  # to be handed out before new ones
+        self.issued = 0
+        self.given = 0
+        self.exhausted = False
+        self.done: dict[int, Result | Failure] = {}
+        self.error: BaseException | None = None
+        self.stopped = False
+        self.changed = threading.Condition()
+        self.wake_r, self.wake_w = os.pipe()
+        os.set_blocking(self.wake_w, False)
+
+    def take(self) -> Result | Failure:
+        """Return the next result in order, or the end."""
+        with self.changed:
+            while True:
+                if self.given in self.done:
+                    item = self.done.pop(self.given)
+                    self.given += 1
+                    break
+                if self.error is not None:
+                    raise self.error
+                if self.exhausted and self.given == self.issued:
+                    return _END  # type: ignore[no-any-return]
+                self.changed.wait()
+        self._wake()
+        return item
+
+    def stop(self) -> None:
+        """Have the watch end."""
+        self.stopped = True
+        self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # full: it will wake all the same
+            os.write(self.wake_w, b".")
+
+    def watch(self) -> None:
+        """Hand out tasks, collect results and replace workers, until all is done or stopped."""
+        try:
+            while not self.stopped and not self._finished():
+                self._hand_out()
+                self._listen()
+                self._end_the_late()
+        except BaseException as error:
+            self._tell(error=error)
+        finally:
+            # What a worker still does belongs to this run: the next one needs a free worker.
+            for worker in self.workers.each():
+                if worker.tickets:
+                    self.workers.replace(worker)
+
+    def close(self) -> None:
+        """Release what the two threads woke each other with."""
+        os.close(self.wake_r)
+        os.close(self.wake_w)
+
+    def _finished(self) -> bool:
+        with self.changed:
+            return self.exhausted and self.given == self.issued
+
+    def _hand_out(self) -> None:
+        for worker in sorted(self.workers.each(), key=lambda w: len(w.tickets)):
+            while worker.ready and len(worker.tickets) < DEPTH:
+                ticket = self._next()
+                if ticket is None:
+                    return
+                worker.hand(ticket)
+
+    def _next(self) -> _Ticket[Task] | None:
+        if self.waiting:
+            return self.waiting.popleft()
+        if self.exhausted or self.issued - self.given >= self.ahead:
+            return None
+        try:
+            ticket = _Ticket(self.issued, next(self.tasks))
+        except StopIteration:
+            self._tell(exhausted=True)
+            return None
+        self.issued += 1
+        return ticket
+
+    def _listen(self) -> None:
+        workers = {worker.pipe: worker for worker in self.workers.each()}
+        now = time.monotonic()
+        soonest = min(worker.due(self.workers.limits.deadline_s) for worker in workers.values())
+        wait_s = min(max(0.0, soonest - now), 60.0)
+        for ready in connection.wait([*workers, self.wake_r], wait_s):
+            if ready == self.wake_r:
+                os.read(self.wake_r, 4096)
+            else:
+                self._hear(workers[ready])  # type: ignore[index]
+
+    def _hear(self, worker: "_Worker") -> None:
+        try:
+            kind, content = worker.receive()
+        except (EOFError, OSError):
+            self._bury(worker, "crashed", worker.last_words())
+            return
+        worker.since = time.monotonic()
+        if kind == "ready":
+            worker.ready = True
+        elif kind == "bug":
+            raise WorkerError(content)
+        elif kind == "failure":
+            self._fail(worker.tickets.popleft(), content)
+        elif kind == "result":
+            self._tell(worker.tickets.popleft(), content)
+
+    def _end_the_late(self) -> None:
+        limit_s = self.workers.limits.deadline_s
+        for worker in self.workers.each():
+            if time.monotonic() < worker.due(limit_s):
+                continue
+            if worker.pipe.poll():  # it has spoken in the meantime
+                continue
+            if worker.ready:
+                self._bury(worker, "timeout", f"no answer within {limit_s:g} s; it was ended")
+            else:
+                self._bury(worker, "crashed", f"did not start within {START_S:g} s")
+
+    def _bury(self, worker: "_Worker", reason: str, words: str) -> None:
+        tickets = worker.tickets
+        fresh = self.workers.replace(worker)
+        if fresh.failed_starts >= STARTS:
+            raise WorkerError(f"{STARTS} processes in a row {words} before they could begin")
+        if tickets:
+            first = tickets.popleft()
+            self.waiting.extendleft(reversed(tickets))
+            self._fail(first, Failure(reason, f"the process that read it {words}"))
+
+    def _fail(self, ticket: _Ticket[Task], failure: Failure) -> None:
+        other = self.instead(ticket.task, failure)
+        if other is None:
+            self._tell(ticket, failure)
+        else:
+            self.waiting.appendleft(_Ticket(ticket.place, other))
+
+    def _tell(
+        self,
+        ticket: _Ticket[Task] | None = None,
+        result: Any = None,
+        *,
+        error: BaseException | None = None,
+        exhausted: bool = False,
+    ) -> None:
+        with self.changed:
+            if ticket is not None:
+                self.done[ticket.place] = result
+            self.error = error or self.error
+            self.exhausted = exhausted or self.exhausted
+            self.changed.notify_all()
+
+
+@dataclass
+class _Worker:
+    """One process and what it has been handed."""
+
+    function: Callable[[Any], Any]
+    start: Callable[[], None] | None
+    limits: Limits
+    context: multiprocessing.context.ForkServerContext
+    tickets: deque[_Ticket[Any]] = field(default_factory=deque)
+    ready: bool = False
+    since: float = field(default_factory=time.monotonic)
+    """When it last began something or gave a sign of life."""
+    failed_starts: int = 0
+
+    def __post_init__(self) -> None:
+        self.pipe, theirs = self.context.Pipe()
+        self.process = self.context.Process(
+            target=_work,
+            args=(theirs, self.function, self.start, self.limits.memory_gb),
+            daemon=True,
+        )
+        self.process.start()
+        theirs.close()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid or 0
+
+    def hand(self, ticket: _Ticket[Any]) -> None:
+        if not self.tickets:
+            self.since = time.monotonic()
+        self.tickets.append(ticket)
+        with contextlib.suppress(OSError):  # it is dead: its end of the pipe tells so next
+            self.pipe.send(ticket.task)
+
+    def due(self, deadline_s: float) -> float:
+        if not self.ready:
+            return self.since + START_S
+        return self.since + deadline_s if self.tickets else float("inf")
+
+    def receive(self) -> tuple[str, Any]:
+        kind, size, content = pickle.loads(self.pipe.recv_bytes())
+        if not size:
+            return kind, pickle.loads(content)
+        descriptor = reduction.recv_handle(self.pipe)
+        try:
+            shared = mmap.mmap(descriptor, size[-1])
+        finally:
+            os.close(descriptor)
+        view = memoryview(shared)
+        buffers = [view[a:b] for a, b in zip(size[:-1:2], size[1:-1:2], strict=True)]
+        return kind, pickle.loads(content, buffers=buffers)
+
+    def last_words(self) -> str:
+        self.process.join(5.0)
+        code = self.process.exitcode
+        if code is not None and code < 0:
+            name = signal.Signals(-code).name if -code in list(signal.Signals) else str(-code)
+            return f"was ended by {name}"
+        return f"ended with status {code}"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.process.close()
+        self.pipe.close()
+
+
+# --- in the worker
+
+
+def _work(
+    pipe: "connection.Connection[Any, Any]",
+    function: Callable[[Any], Any],
+    start: Callable[[], None] | None,
+    memory_gb: float | None,
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _let_say_alive(pipe)
+    if start is not None:
+        start()
+    _limit_memory(memory_gb)
+    _send(pipe, "ready", None)
+    while True:
+        try:
+            task = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            result = function(task)
+        except VideoError as error:
+            _send(pipe, "failure", Failure(error.reason, str(error)))
+        except MemoryError:
+            words = f"it needs more than the {memory_gb:g} GiB that a worker may have"
+            _send(pipe, "failure", Failure("memory", words))
+        except Exception:  # told in the parent, where it is raised again
+            _send(pipe, "bug", traceback.format_exc())
+        else:
+            _send(pipe, "result", result)
+
+
+def _let_say_alive(pipe: "connection.Connection[Any, Any]") -> None:
+    global _say_alive
+    last = 0.0
+
+    def say() -> None:
+        nonlocal last
+        if time.monotonic() - last > BEAT_S:
+            last = time.monotonic()
+            _send(pipe, "beat", None)
+
+    _say_alive = say
+
+
+def _send(pipe: "connection.Connection[Any, Any]", kind: str, content: Any) -> None:
+    """Send a message; arrays in it go into memory that the parent will map."""
+    buffers: list[pickle.PickleBuffer] = []
+    packed = pickle.dumps(content, protocol=5, buffer_callback=buffers.append)
+    raws = [buffer.raw() for buffer in buffers]
+    if sum(raw.nbytes for raw in raws) == 0:
+        if raws:  # nothing but empty arrays
+            packed = pickle.dumps(content, protocol=5)
+        pipe.send_bytes(pickle.dumps((kind, [], packed)))
+        return
+    edges: list[int] = []
+    end = 0
+    for raw in raws:
+        start = -(-end // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
+        end = start + raw.nbytes
+        edges += [start, end]
+    descriptor = _shared_memory(end)
+    try:
+        with mmap.mmap(descriptor, end) as shared:
+            for raw, start in zip(raws, edges[::2], strict=True):
+                shared[start : start + raw.nbytes] = raw
+        pipe.send_bytes(pickle.dumps((kind, [*edges, end], packed)))
+        reduction.send_handle(pipe, descriptor, os.getppid())
+    finally:
+        os.close(descriptor)
+
+
+def _shared_memory(size: int) -> int:
+    """Return a descriptor of memory without a name: it is gone with the last who maps it."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("vidssl", os.MFD_CLOEXEC)
+    else:
+        descriptor, name = tempfile.mkstemp(prefix="vidssl-")
+        os.unlink(name)
+    os.ftruncate(descriptor, size)
+    return descriptor
+
+
+def _limit_memory(memory_gb: float | None) -> None:
+    """Let the process take this much beyond what it has; a decoder is then refused more."""
+    status = Path("/proc/self/status")
+    if memory_gb is None or not status.exists():
+        return
+    (used,) = (line for line in status.read_text().splitlines() if line.startswith("VmData:"))
+    limit = int(used.split()[1]) * 1024 + int(memory_gb * 2**30)
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def _end_with_parent() -> None:
+    """End at once when the parent does, even in the middle of a decoder that never returns."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+@contextlib.contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Hold Ctrl-C back here, and in the processes that are started meanwhile."""
+    resource_tracker.ensure_running()  # its start would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
