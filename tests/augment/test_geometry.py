@@ -5,14 +5,17 @@ import math
 import numpy as np
 import pytest
 import torch
+import torchvision.transforms.v2.functional as tv
 from torch import Tensor
 
 from vidssl.augment.geometry import (
     View,
     apply,
     carry,
+    cut,
     random_crop,
     random_resized_crop,
+    scaled_crop,
     short_side_size,
     whole,
 )
@@ -178,6 +181,46 @@ def test_a_crop_thinner_than_a_pixel_still_shows_one() -> None:
     view = View(0.999, 0.999, 1.0, 1.0, 4, 4)
     clip = painted((WIDTH - 1, HEIGHT - 1, WIDTH, HEIGHT))
     assert math.isclose(float(apply(clip, view).mean()), 1.0)
+
+
+def noise(height: int = HEIGHT, width: int = WIDTH) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (2, height, width, 3), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_resized_crop_is_that_of_torchvision_to_the_last_byte(flip: bool) -> None:
+    # Columns 10 to 50 of 80 and rows 6 to 36 of 60, enlarged and shrunk.
+    for size in ((64, 48), (15, 20)):
+        view = View(10 / 80, 6 / 60, 50 / 80, 36 / 60, *size, flip)
+        for frame_HWC, ours in zip(noise(), cut(noise(), view), strict=True):
+            frame = frame_HWC.permute(2, 0, 1)
+            theirs = tv.resized_crop(frame, 6, 10, 30, 40, list(size), antialias=True)
+            assert torch.equal(ours, tv.horizontal_flip(theirs) if flip else theirs)
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 80), (80, 60)])
+def test_a_scaled_crop_is_cut_by_torchvision_from_the_resized_frame(
+    height: int, width: int
+) -> None:
+    # A short side of 48: 48 x 64 or 64 x 48. A third of the way: 8 * 0.3 -> 3, 24 * 0.3 -> 8.
+    view = scaled_crop(height, width, short_side_px=48, crop_px=40, across=0.3, down=0.3)
+    top, left = (3, 8) if height < width else (8, 3)
+    for frame_HWC, ours in zip(noise(height, width), cut(noise(height, width), view), strict=True):
+        resized = tv.resize(frame_HWC.permute(2, 0, 1), [48], antialias=True)
+        assert torch.equal(ours, tv.crop(resized, top, left, 40, 40))
+
+
+def test_a_scaled_crop_carries_boxes_and_its_long_side_is_rounded_down() -> None:
+    # 60 x 85 brought to a short side of 40: 40 x 56.67, of which torchvision makes 40 x 56.
+    view = scaled_crop(60, 85, short_side_px=40, crop_px=40, across=0.5, down=0.5)
+    assert view.scaled_px == (40, 56)
+    assert (view.left, view.right) == (8 / 56, 48 / 56)
+    # In pixels of the resized picture the box from 14 to 42 lies at 6 to 34 of the crop.
+    carried = carry(torch.tensor([[0.25, 0.0, 0.75, 1.0]]), view)
+    assert carried[0].tolist() == pytest.approx([6 / 40, 0.0, 34 / 40, 1.0])
+    with pytest.raises(ValueError, match="a crop of 41 does not fit a short side of 40"):
+        scaled_crop(60, 85, short_side_px=40, crop_px=41, across=0.5, down=0.5)
 
 
 @pytest.mark.gpu

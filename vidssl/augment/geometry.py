@@ -19,6 +19,8 @@ class View:
     """The part of a picture that is kept, and the size that it is brought to.
 
     ``left, top, right, bottom`` are normalised by the picture's size; ``flip`` mirrors afterwards.
+    Where ``scaled_px`` (height, width) is given, the whole picture is first resized to it and the
+    part then cut as it is; otherwise the part is cut first and then resized.
     """
 
     left: float
@@ -28,6 +30,7 @@ class View:
     height_px: int
     width_px: int
     flip: bool = False
+    scaled_px: tuple[int, int] | None = None
 
 
 def whole(height_px: int, width_px: int, *, flip: bool = False) -> View:
@@ -82,23 +85,60 @@ def random_crop(
     return _on_pixels(view, height, width)
 
 
+def scaled_crop(
+    height: int, width: int, *, short_side_px: int, crop_px: int, across: float, down: float
+) -> View:
+    """Return a square crop of the picture resized to ``short_side_px``, as the peers cut it.
+
+    ``across`` and ``down`` say where it lies: 0 at the left and top, 1 at the right and bottom,
+    1/2 in the middle, in whole pixels, halves rounded up as PySlowFast does. The long side is
+    rounded down, as torchvision and PySlowFast do.
+
+    Raises:
+        ValueError: if the crop is longer than the short side.
+    """
+    if crop_px > short_side_px:
+        raise ValueError(f"a crop of {crop_px} does not fit a short side of {short_side_px}")
+    long_px = int(short_side_px * max(height, width) / min(height, width))
+    h, w = (short_side_px, long_px) if height <= width else (long_px, short_side_px)
+    left, top = math.ceil((w - crop_px) * across), math.ceil((h - crop_px) * down)
+    right, bottom = left + crop_px, top + crop_px
+    return View(left / w, top / h, right / w, bottom / h, crop_px, crop_px, scaled_px=(h, w))
+
+
 def apply(clip_THWC: Tensor, view: View) -> Tensor:
     """Return the view of a uint8 clip as floats in [0, 1], ``(C, T, height, width)``.
 
-    The crop is cut at whole pixels and resized bilinearly, antialiased when it shrinks.
+    As :func:`cut`, of which the bytes are divided by 255.
     """
-    _, height, width, _ = clip_THWC.shape
+    return cut(clip_THWC, view).permute(1, 0, 2, 3).to(torch.float32).div_(255.0)
+
+
+def cut(clip_THWC: Tensor, view: View) -> Tensor:
+    """Return the view of a uint8 clip, ``(T, C, height, width)``, pixels from 0 to 255.
+
+    The crop is cut at whole pixels and resized bilinearly, antialiased when it shrinks: what
+    torchvision's ``resized_crop`` gives. Bytes on a CPU; on a GPU floats that are not rounded.
+    """
+    clip_TCHW = clip_THWC.permute(0, 3, 1, 2)
+    if view.scaled_px is not None:
+        clip_TCHW = _resize(clip_TCHW, view.scaled_px)
+    height, width = clip_TCHW.shape[2:]
     left, right = _span(view.left, view.right, width)
     top, bottom = _span(view.top, view.bottom, height)
-    cut_TCHW = clip_THWC[:, top:bottom, left:right].permute(0, 3, 1, 2)
-    size = (view.height_px, view.width_px)
-    if cut_TCHW.shape[2:] != size:
-        if cut_TCHW.is_cuda:  # bytes are resized on the CPU alone
-            cut_TCHW = cut_TCHW.to(torch.float32)
-        cut_TCHW = F.interpolate(cut_TCHW, size, mode="bilinear", antialias=True)
-    if view.flip:
-        cut_TCHW = cut_TCHW.flip(3)
-    return cut_TCHW.permute(1, 0, 2, 3).to(torch.float32).div_(255.0)
+    cut_TCHW = clip_TCHW[:, :, top:bottom, left:right]
+    cut_TCHW = _resize(cut_TCHW, (view.height_px, view.width_px))
+    return cut_TCHW.flip(3) if view.flip else cut_TCHW
+
+
+def _resize(clip_TCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    if clip_TCHW.shape[2:] == size:
+        return clip_TCHW
+    if clip_TCHW.is_cuda:  # bytes are resized on the CPU alone
+        clip_TCHW = clip_TCHW.to(torch.float32)
+    else:  # the CPU's fast path wants the channels of a pixel together and no gaps
+        clip_TCHW = clip_TCHW.contiguous(memory_format=torch.channels_last)
+    return F.interpolate(clip_TCHW, size, mode="bilinear", antialias=True)
 
 
 def carry(boxes_N4: Tensor, view: View) -> Tensor:
