@@ -4,11 +4,26 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision.transforms.v2.functional as tv
 from pydantic import ValidationError
 from torch import Tensor
 
-from vidssl.augment.geometry import apply
-from vidssl.augment.views import DetectionConfig, SSLConfig, detection_view, normalise, ssl_views
+from vidssl.augment.blur import radius_px
+from vidssl.augment.geometry import apply, cut
+from vidssl.augment.views import (
+    CVRL,
+    MEAN,
+    STD,
+    DetectionConfig,
+    SSLConfig,
+    ViewConfig,
+    _fill,
+    detection_view,
+    draw_view,
+    normalise,
+    ssl_view,
+    ssl_views,
+)
 
 
 def noise(seed: int, height: int = 40, width: int = 52, frames: int = 3) -> Tensor:
@@ -91,6 +106,86 @@ PLAIN: dict[str, Any] = {
 }
 
 
+def torchvisions(clip_THWC: Tensor, seed: int, config: SSLConfig) -> Tensor:
+    """The view that torchvision's functions give, frame by frame, with the same draws."""
+    draw = draw_view(seed, (clip_THWC.shape[1], clip_THWC.shape[2]), config)
+    frames = []
+    for frame in cut(clip_THWC, draw.crop).float() / 255:
+        if draw.jitter is not None:
+            for place in draw.jitter.order:
+                if place == 0:
+                    frame = tv.adjust_brightness(frame, draw.jitter.brightness)
+                elif place == 1:
+                    frame = tv.adjust_contrast(frame, draw.jitter.contrast)
+                elif place == 2:
+                    frame = tv.adjust_saturation(frame, draw.jitter.saturation)
+                else:
+                    frame = tv.adjust_hue(frame, draw.jitter.hue)
+        frame = tv.rgb_to_grayscale(frame, 3) if draw.grey else frame
+        if draw.sigma_px is not None:
+            kernel_px = 2 * radius_px(draw.sigma_px, config.blur_px) + 1
+            frame = tv.gaussian_blur(frame, kernel_px, draw.sigma_px)
+        frame = tv.solarize(frame, 0.5) if draw.solarise else frame
+        frames.append(tv.normalize(frame, [MEAN] * 3, [STD] * 3))
+    return torch.stack(frames, dim=1)
+
+
+@pytest.mark.parametrize("config", [SSLConfig(), CVRL], ids=["aug+", "cvrl"])
+def test_a_view_is_torchvisions_with_the_same_draws_frame_by_frame(config: SSLConfig) -> None:
+    config = config.model_copy(update={"crop_px": 60})
+    for seed in range(25):
+        for view in range(2):
+            found = ssl_view(noise(seed), seed, config, view)
+            expected = torchvisions(noise(seed), seed, config.of(view))
+            assert torch.allclose(found, expected, atol=1e-4)  # in standard deviations
+
+
+def test_clips_augmented_together_are_what_each_is_alone() -> None:
+    # What a GPU does with a batch, done here with three clips of unlike sizes.
+    config = CVRL.model_copy(update={"crop_px": 32}).of(1)
+    config = config.model_copy(update={"blur": 0.5, "difference": 0.3})
+    clips = [noise(0), noise(1, height=64, width=33), noise(2)] * 5
+    seeds = list(range(15))
+    together = torch.empty(15, 3, 3, 32, 32)
+    _fill(together, clips, seeds, config)
+    for clip, seed, found in zip(clips, seeds, together, strict=True):
+        assert torch.allclose(found, ssl_view(clip, seed, config), atol=1e-4)
+
+
+def test_a_batch_on_a_cpu_holds_the_single_views_to_the_last_digit() -> None:
+    clips = [noise(0), noise(1, height=64, width=33), noise(2)]
+    config = SSLConfig(crop_px=32)
+    batch = ssl_views(clips, [5, 6, 7], config, view=1)
+    for clip, seed, found in zip(clips, [5, 6, 7], batch, strict=True):
+        assert torch.equal(found, ssl_view(clip, seed, config, view=1))
+
+
+def test_a_view_may_differ_from_the_rest_in_some_settings() -> None:
+    config = SSLConfig(grey=0.1, views=(ViewConfig(blur=1.0), ViewConfig(blur=0.1, solarise=0.2)))
+    assert config.of(0) == SSLConfig(grey=0.1, blur=1.0)
+    assert config.of(1) == SSLConfig(grey=0.1, blur=0.1, solarise=0.2)
+    assert config.of(2) == SSLConfig(grey=0.1)
+    assert SSLConfig().of(1) == SSLConfig()
+    blurred = SSLConfig(**{**PLAIN, "views": (ViewConfig(blur=1.0),)})
+    clip = noise(0, height=24, width=24)
+    assert ssl_view(clip, 0, blurred).std() < 0.5 * ssl_view(clip, 0, blurred, view=1).std()
+
+
+def test_the_kernel_of_cvrl_is_a_tenth_of_the_crop_made_odd() -> None:
+    # 224 // 10 = 22, made odd 23; 112 // 10 = 11.
+    assert CVRL.blur_px == 23
+    assert CVRL.model_copy(update={"crop_px": 112}).blur_px == 11
+    assert SSLConfig().blur_px is None
+
+
+def test_a_difference_of_a_still_clip_is_nothing_and_of_another_something() -> None:
+    config = SSLConfig(crop_px=24, difference=1.0)
+    assert ssl_view(still(0), 0, config).abs().max() < 1e-5
+    moving = ssl_view(noise(0), 0, SSLConfig(**{**PLAIN, "difference": 1.0}))
+    assert moving.std() > 0.1
+    assert torch.equal(moving[0], moving[2])
+
+
 def test_without_changes_the_picture_comes_through() -> None:
     clip = noise(0, height=24, width=24)
     (view,) = ssl_views([clip], [0], SSLConfig(**PLAIN))
@@ -108,10 +203,21 @@ def test_each_change_happens_as_often_as_asked() -> None:
     def is_grey(view: Tensor) -> bool:
         return bool((view[0] - view[1]).abs().max() < 1e-4)
 
-    for name in ("flip", "jitter", "blur"):
+    for name in ("flip", "jitter", "blur", "solarise", "difference"):
         assert share(SSLConfig(**{**PLAIN, name: 0.3}), differs) == pytest.approx(0.3, abs=0.08)
         assert share(SSLConfig(**{**PLAIN, name: 1.0}), differs) == 1.0
     assert share(SSLConfig(**{**PLAIN, "grey": 0.3}), is_grey) == pytest.approx(0.3, abs=0.08)
+
+
+@pytest.mark.gpu
+def test_a_batch_on_a_gpu_is_that_of_the_cpu_but_for_the_rounding_of_bytes() -> None:
+    clips, seeds = [noise(n) for n in range(8)], list(range(8))
+    config = SSLConfig(crop_px=32)
+    here = ssl_views(clips, seeds, config)
+    there = ssl_views([clip.cuda() for clip in clips], seeds, config).cpu()
+    # Half a grey level at most before the changes, which make some of them larger.
+    assert (here - there).abs().mean() < 0.5 / 255 / STD
+    assert (here - there).abs().max() < 0.1
 
 
 @pytest.mark.parametrize(
@@ -121,6 +227,9 @@ def test_each_change_happens_as_often_as_asked() -> None:
         ({"area": (0.2, 1.5)}, "area is a share of the picture, at most 1, found 1.5"),
         ({"blur_sigma": (2.0, 0.1)}, "blur_sigma must go from low to high"),
         ({"flip": 1.5}, "less than or equal to 1"),
+        ({"strengths": (0.4, 0.4, 0.4, 0.6)}, "hue turns by at most 0.5 either way, found 0.6"),
+        ({"views": ({"area": (0.8, 0.2)},)}, "area must go from low to high, found 0.8 to 0.2"),
+        ({"views": ({"crop_px": 10},)}, "Extra inputs are not permitted"),
     ],
 )
 def test_ranges_that_make_no_sense_are_refused(wrong: dict[str, Any], message: str) -> None:
