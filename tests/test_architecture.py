@@ -24,6 +24,8 @@ HOMES = {  # a dependency that changes under us, and the only places that may to
     "av": ("vidssl/video/",),
     "torchcodec": ("vidssl/video/",),
     "decord": ("vidssl/video/",),
+    "fsspec": ("vidssl/video/storage.py",),
+    "aiohttp": ("vidssl/video/storage.py",),
     "pytorchvideo": ("vidssl/backbones/",),
     "sklearn": ("vidssl/probe", "vidssl/sources/playground"),
     "yaml": ("vidssl/recipe.py",),
