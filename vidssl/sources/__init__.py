@@ -1,37 +1,40 @@
-"""From what a person names on the command line to a list of videos.
+"""From what a person names on the command line to a list of videos and what is known of them.
 
-A SOURCE is a folder, one video, a list (csv, txt or Parquet with a ``path`` column), an index, or
-``NAME:PATH`` for a source of its own file, ``vidssl/sources/NAME.py``, with a ``scan`` function.
+A SOURCE is
+
+- a folder, of this machine or a store (``s3://BUCKET/FOLDER``): every video file below it;
+- one video, by its path or address;
+- a list, by its path or address: txt (one path a line), csv, tsv or Parquet with a column ``path``,
+  an index (``vidssl/sources/listing.py`` has the columns that are understood besides);
+- ``NAME:PATH[,OPTION=VALUE...]``: a data set in the layout in which it is published, or shards.
+  ``NAME`` is a file ``vidssl/sources/NAME.py``, whose first lines tell its layout and options.
+
+Options follow the path, apart by commas; a value runs up to the next ``,OPTION=``. A path that
+holds such a text itself is taken whole where it exists. ``PATH`` is the folder of the videos, or
+the list itself, beside which the videos lie::
+
+    kinetics:/data/k400,list=kinetics-400_val.csv
+    ucf101:/data/ucf,split=1,part=train
+    shards:s3://bucket/train-{000000..000012}.tar
+
+A folder that holds the usual files needs no options. What a list names outside of the folder that
+it was given (by ``..``, or an absolute path elsewhere) is refused; ``outside=allow`` lets it.
 """
 
 import importlib
+import os
 import pkgutil
 from pathlib import Path
 
-from vidssl.errors import SourceError, nearest
-from vidssl.video.storage import Location
+from vidssl.errors import SourceError, VideoError, nearest
+from vidssl.sources._folder import scan_folder, whole_folder
+from vidssl.sources._listing import ENTRIES, Ledger, Listing
+from vidssl.sources._place import Place, missing, parse
+from vidssl.video.storage import Location, file_name, is_address, member_of, protocol, shown
 
-SUFFIXES = frozenset(
-    [
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".mpg",
-        ".mpeg",
-        ".mpe",
-        ".ts",
-        ".m2ts",
-        ".mts",
-        ".flv",
-        ".wmv",
-        ".asf",
-        ".ogv",
-        ".3gp",
-    ]
-)
+__all__ = ["ENTRIES", "Ledger", "Listing", "read", "scan", "scan_folder"]
+
+LISTS = {".csv", ".txt", ".tsv", ".parquet"}
 
 
 def scan(source: str) -> list[Location]:
@@ -42,53 +45,59 @@ def scan(source: str) -> list[Location]:
     Raises:
         SourceError: if there is nothing of that name, or no video in it.
     """
-    return [str(path.absolute()) for path in _scan(source)]
+    return read(source).videos
 
 
-def _scan(source: str) -> list[Path]:
-    name, colon, rest = source.partition(":")
-    if colon and name.isidentifier() and not Path(source).exists():
-        return _named(name, Path(rest))
-    path = Path(source)
-    if path.is_dir():
-        return scan_folder(path)
-    if not path.exists():
-        raise SourceError(missing(path))
-    if path.suffix.lower() in {".csv", ".txt", ".tsv", ".parquet"}:
-        from vidssl.sources.listing import scan as scan_list
-
-        return scan_list(path)
-    return [path]
-
-
-def missing(path: Path) -> str:
-    """Return the message for a path that does not exist, with the nearest name that does."""
-    folder = path.parent
-    if not folder.is_dir():
-        return f"{path}: no such file or folder (nor is there a folder {folder})"
-    return f"{path}: no such file or folder{nearest(path.name, (p.name for p in folder.iterdir()))}"
-
-
-def scan_folder(folder: Path) -> list[Path]:
-    """Return every video file below ``folder``, by its suffix, sorted by path.
+def read(source: str) -> Listing:
+    """Return the videos that ``source`` names, their labels, and the account of what is missing.
 
     Raises:
-        SourceError: if there is none.
+        SourceError: if there is nothing of that name, no video in it, or a list has mistakes.
     """
-    videos = sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
-    )
-    if not videos:
-        suffixes = " ".join(sorted(SUFFIXES))
-        raise SourceError(f"{folder}: holds no video file (looked for {suffixes})")
-    return videos
+    name, colon, rest = source.partition(":")
+    named = colon and name.isidentifier() and not is_address(source) and not os.path.exists(source)
+    try:
+        return _named(name, rest) if named else _plain(source)
+    except VideoError as error:  # of the store or file that a list lies in
+        raise SourceError(str(error)) from None
 
 
-def _named(name: str, path: Path) -> list[Path]:
+def _plain(source: Location) -> Listing:
+    if is_address(source):
+        protocol(source)
+    elif os.path.isdir(source):
+        return whole_folder(source)
+    if member_of(source) is not None:
+        return _one(source)
+    suffix = Path(file_name(source)).suffix.lower()
+    if not is_address(source) and not os.path.exists(source):
+        raise SourceError(missing(source))
+    if suffix in LISTS:
+        from vidssl.sources import listing
+
+        return listing.read(Place("listing", source, {}))
+    if suffix in {".tar", ".tgz"} or ".tar." in file_name(source).lower():
+        raise SourceError(f"{shown(source)}: an archive; name it as shards:{shown(source)}")
+    if is_address(source) and not suffix:
+        return whole_folder(source)
+    return _one(source)
+
+
+def _one(source: Location) -> Listing:
+    video = source if is_address(source) else os.path.abspath(source)
+    try:
+        video.encode()
+    except UnicodeEncodeError:
+        raise SourceError(f"{shown(video)}: the name is not UTF-8; rename the file") from None
+    return Listing.plain("video", [video])
+
+
+def _named(name: str, rest: str) -> Listing:
     known = [module.name for module in pkgutil.iter_modules(__path__) if module.name[0] != "_"]
     if name not in known:
         choices = ", ".join(known)
         hint = nearest(name, known)
         raise SourceError(f"no source {name!r} in vidssl.sources{hint} (choices: {choices})")
-    videos: list[Path] = importlib.import_module(f"vidssl.sources.{name}").scan(path)
-    return videos
+    module = importlib.import_module(f"vidssl.sources.{name}")
+    listing: Listing = module.read(parse(name, rest, module.OPTIONS))
+    return listing

@@ -14,7 +14,6 @@ Nine labels, several to a box. What it takes to tell them:
   toss of a coin decides who comes next, so only other visits tell, found by the actor's look.
 """
 
-import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -22,8 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidssl.errors import SourceError
+from vidssl.sources._folder import find
+from vidssl.sources._listing import Columns, Listing, class_ids, matched
+from vidssl.sources._place import Place
 from vidssl.sources._render import AUDIO_RATE, Pictures, coverage, frames, sound
 from vidssl.sources._scenario import DIGITS, FPS, HEIGHT, SCENES, WIDTH, Scenario, scenario
+from vidssl.sources._tables import read_table
 from vidssl.sources._truth import (
     LABELS,
     Annotation,
@@ -33,6 +36,7 @@ from vidssl.sources._truth import (
     excluded,
     visits,
 )
+from vidssl.video.storage import shown
 
 __all__ = [
     "AUDIO_RATE",
@@ -40,6 +44,7 @@ __all__ = [
     "FPS",
     "HEIGHT",
     "LABELS",
+    "OPTIONS",
     "SCENES",
     "WIDTH",
     "Annotation",
@@ -54,6 +59,7 @@ __all__ = [
     "frames",
     "name_of",
     "pictures",
+    "read",
     "scan",
     "scenario",
     "sound",
@@ -63,6 +69,8 @@ __all__ = [
 
 FORMAT = 1
 """Goes up whenever the same arguments no longer make the same labels and videos."""
+
+OPTIONS: dict[str, str] = {}
 
 _README = """\
 # A playground for video models
@@ -162,17 +170,30 @@ def pictures() -> Pictures:
     return Pictures((first, second), digits)
 
 
+def read(place: Place) -> Listing:
+    """Return the videos of the playground in a folder, with their scene as class and their split.
+
+    Raises:
+        SourceError: if the folder is not a playground.
+    """
+    table = Path(place.path) / "videos.csv"
+    if not table.is_file():
+        raise SourceError(f"{shown(place.path)}: not a playground: it has no videos.csv")
+    rows = read_table(str(table), ["path", "split", "scene"])
+    labels, classes = class_ids(rows.cells["scene"])
+    ids = [Path(name).stem for name in rows.cells["path"]]
+    columns = Columns(ids, labels, more={"split": rows.cells["split"]})
+    files = find(str(Path(place.path) / "videos"))
+    return matched("playground", str(table), columns, files, once=True, classes=classes)
+
+
 def scan(path: Path) -> list[Path]:
     """Return the videos of the playground in a folder.
 
     Raises:
         SourceError: if the folder is not a playground.
     """
-    table = path / "videos.csv"
-    if not table.is_file():
-        raise SourceError(f"{path}: not a playground: it has no videos.csv")
-    with table.open(newline="", encoding="utf-8") as file:
-        return [path / row["path"] for row in csv.DictReader(file)]
+    return [Path(video) for video in read(Place("playground", str(path), {})).videos]
 
 
 def _halved(photo: NDArray[np.uint8]) -> NDArray[np.float32]:

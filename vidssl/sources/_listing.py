@@ -1,0 +1,269 @@
+"""What a source gives: its videos, what the list says of them, and the account of both.
+
+The rows are Arrow columns, not objects: a million of them cost some 50 MB.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from vidssl.errors import SourceError, listed
+from vidssl.video.storage import Location, shown, video_id
+
+ENTRIES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("video", pa.int32()),
+        ("labels", pa.list_(pa.int32())),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+    ]
+)
+"""One row a labelled item: its video's id; the video's place among ``Listing.videos``, null where
+it is missing; its classes; from when to when within the video, null for all of it. Sources may add
+columns of their own, which they describe."""
+SHOWN_EXTRA = 1000
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What the published list promises against what is there.
+
+    ``missing`` are ids, in the list's order; ``duplicates`` are ids that the list names more than
+    once, or that several files have; ``extra`` are files that the list does not name; ``unusable``
+    tells of files and folders that cannot be taken at all. ``undecodable`` is not known (None)
+    until the videos have been indexed.
+    """
+
+    expected: int
+    present: int
+    missing: tuple[str, ...] = ()
+    extra: tuple[Location, ...] = ()
+    duplicates: tuple[str, ...] = ()
+    unusable: tuple[str, ...] = ()
+    undecodable: tuple[str, ...] | None = None
+    fingerprint: str = ""
+    """Of the ids that are present, whatever their order: two copies with one print hold the same
+    videos, though perhaps in other encodings."""
+
+    def indexed(self, undecodable: Iterable[Location]) -> "Ledger":
+        """Return the ledger with the videos that an index set aside."""
+        return replace(self, undecodable=tuple(undecodable))
+
+    def sentence(self) -> str:
+        """Return the account in one sentence."""
+        share = f" ({self.present / self.expected:.1%})" if self.expected else ""
+        parts = [f"{self.present:,} of {self.expected:,} videos are present{share}"]
+        for what, count in (
+            ("missing", len(self.missing)),
+            ("not decodable", len(self.undecodable or ())),
+            ("named twice or more", len(self.duplicates)),
+            ("not in the list", len(self.extra)),
+            ("unusable", len(self.unusable)),
+        ):
+            if count:
+                parts.append(f"{count:,} {what}")
+        return ", ".join(parts)
+
+    def as_json(self) -> dict[str, object]:
+        """Return the account for machines; of ``extra`` files the first are named."""
+        found: dict[str, object] = {"expected": self.expected, "present": self.present}
+        for name in ("missing", "duplicates", "unusable", "undecodable", "extra"):
+            names = getattr(self, name)
+            limit = SHOWN_EXTRA if name == "extra" else None
+            found[name] = names and {"count": len(names), "names": [*map(shown, names[:limit])]}
+            if names is not None and not names:
+                found[name] = {"count": 0, "names": []}
+        return {**found, "fingerprint": self.fingerprint}
+
+
+@dataclass(frozen=True)
+class Listing:
+    """``videos`` are there, each once, in a fixed order; ``classes`` are names by id.
+
+    A plain list keeps its absent files among ``videos``, where an index gives each a row of its
+    own; a published list knows ids only, and its absent videos are in the ledger alone.
+    """
+
+    source: str
+    videos: list[Location]
+    entries: pa.Table
+    ledger: Ledger
+    classes: Mapping[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def plain(
+        cls, source: str, videos: Sequence[Location], unusable: Sequence[str] = ()
+    ) -> "Listing":
+        """Return videos of which nothing is known but that they are there."""
+        ledger = Ledger(
+            len(videos), len(videos), unusable=tuple(unusable), fingerprint=fingerprint(videos)
+        )
+        return cls(source, list(videos), ENTRIES.empty_table(), ledger)
+
+    def by_class(self) -> dict[int, tuple[int, int]]:
+        """Return how many entries of each class the list has, and how many have their video."""
+        labels = self.entries["labels"].combine_chunks()
+        lengths = np.asarray(labels.value_lengths().fill_null(0), dtype=np.int64)
+        here = np.asarray(self.entries["video"].is_valid())
+        flat = np.asarray(labels.flatten(), dtype=np.int64)
+        size = int(flat.max(initial=-1)) + 1
+        named = np.bincount(flat, minlength=size)
+        found = np.bincount(flat[np.repeat(here, lengths)], minlength=size)
+        return {int(n): (int(named[n]), int(found[n])) for n in np.flatnonzero(named)}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The rows of a list before its videos are looked for; all columns are of one length.
+
+    ``labels`` holds a number a row, -1 for none, or the numbers of each; None is no labels at all.
+    """
+
+    ids: Sequence[str]
+    labels: NDArray[np.int64] | Sequence[Sequence[int]] | None = None
+    start_s: Sequence[float] | NDArray[np.float64] | None = None
+    end_s: Sequence[float] | NDArray[np.float64] | None = None
+    more: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+    def table(self, position: Mapping[str, int]) -> pa.Table:
+        """Return the rows as a table, given the videos' positions by id."""
+        count = len(self.ids)
+        columns = {
+            "id": pa.array(self.ids, pa.string()),
+            "video": pa.array([position.get(name) for name in self.ids], pa.int32()),
+            "labels": _lists(self.labels, count),
+            "start_s": _seconds(self.start_s, count),
+            "end_s": _seconds(self.end_s, count),
+        }
+        return pa.table({**columns, **{name: pa.array(more) for name, more in self.more.items()}})
+
+
+def matched(
+    source: str,
+    title: str,
+    columns: Columns,
+    files: "Files",
+    *,
+    ids: Iterable[str] | None = None,
+    names_of: Callable[[str], Sequence[str]] = lambda name: (name,),
+    once: bool = False,
+    also: Iterable[str] = (),
+    classes: Mapping[int, str] | None = None,
+) -> Listing:
+    """Return the listing of a published list, having looked for its videos among ``files``.
+
+    ``title`` names the list in messages. ``ids`` are the videos that it names, by default those of
+    its rows; ``names_of`` gives the file names to look for, best first. ``once`` says that a row is
+    a video, so that an id in two rows is a duplicate. ``also`` are ids that the list names but that
+    are not wanted: their files are not extra.
+
+    Raises:
+        SourceError: if the list is empty, or none of its videos is there.
+    """
+    twice: dict[str, None] = {}
+    wanted: dict[str, None] = {}
+    for name in columns.ids if ids is None else ids:
+        if once and name in wanted:
+            twice[name] = None
+        wanted[name] = None
+    if not wanted:
+        raise SourceError(f"{title}: the list names no video")
+    at: dict[str, int] = {}  # which of the files an id has
+    for name in wanted:
+        found = files.find(names_of(name))
+        if found:
+            at[name] = found[0]
+            if len(found) > 1:
+                twice[name] = None
+    absent = [name for name in wanted if name not in at]
+    if not at:
+        what = [f"no file for {shown(name)}" for name in absent]
+        where = f"{title}: none of its {len(wanted):,} videos is in {shown(files.root)}"
+        raise SourceError(listed(where, what, 8))
+    chosen = {file: number for number, file in enumerate(dict.fromkeys(at.values()))}
+    known = set(chosen)
+    for name in (*wanted, *also):
+        known.update(files.find(names_of(name)))
+    ledger = Ledger(
+        expected=len(wanted),
+        present=len(at),
+        missing=tuple(absent),
+        extra=tuple(file for n, file in enumerate(files.paths) if n not in known),
+        duplicates=tuple(twice),
+        unusable=tuple(files.unusable),
+        fingerprint=fingerprint(at),
+    )
+    table = columns.table({name: chosen[file] for name, file in at.items()})
+    return Listing(source, [files.paths[n] for n in chosen], table, ledger, dict(classes or {}))
+
+
+class Files:
+    """The videos below a folder, found by name: ``FOLDER/STEM`` or ``STEM`` alone."""
+
+    def __init__(
+        self, root: Location, paths: Sequence[Location], unusable: Sequence[str] = ()
+    ) -> None:
+        """Keep ``paths``; ``unusable`` tells of what else is there."""
+        self.root, self.paths, self.unusable = root, paths, unusable
+        self._by_stem: dict[str, list[int]] = {}
+        for number, path in enumerate(paths):
+            self._by_stem.setdefault(video_id(path), []).append(number)
+
+    def find(self, names: Sequence[str]) -> list[int]:
+        """Return which of ``paths`` have the first of ``names`` that any has."""
+        for name in names:
+            folder, _, stem = name.rpartition("/")
+            found = self._by_stem.get(stem, [])
+            if folder:
+                found = [n for n in found if self._folder(n) == folder.rpartition("/")[2]]
+            if found:
+                return found
+        return []
+
+    def stems(self) -> Iterable[str]:
+        """Return the names that files have."""
+        return self._by_stem.keys()
+
+    def alias(self, stem: str, name: str) -> None:
+        """Let the files called ``stem`` be found as ``name`` too."""
+        if stem != name:
+            self._by_stem.setdefault(name, []).extend(self._by_stem[stem])
+
+    def _folder(self, number: int) -> str:
+        return self.paths[number].rsplit("/", 2)[-2]
+
+
+def fingerprint(names: Iterable[str]) -> str:
+    """Return 16 hexadecimal digits that stand for a set of names."""
+    whole = hashlib.sha256()
+    for name in sorted(set(names)):
+        whole.update(name.encode("utf-8", "surrogateescape") + b"\0")
+    return whole.hexdigest()[:16]
+
+
+def class_ids(names: Sequence[str]) -> tuple[NDArray[np.int64], dict[int, str]]:
+    """Return the number of each row's class, -1 for none, and the classes, numbered as sorted."""
+    classes = {number: name for number, name in enumerate(sorted(set(names) - {""}))}
+    number_of = {name: number for number, name in classes.items()}
+    return np.array([number_of.get(name, -1) for name in names], np.int64), classes
+
+
+def _lists(labels: NDArray[np.int64] | Sequence[Sequence[int]] | None, count: int) -> pa.Array:
+    kind = ENTRIES.field("labels").type
+    if labels is None:
+        return pa.array([[]] * count, kind)
+    if isinstance(labels, np.ndarray):
+        ends = np.concatenate([[0], np.cumsum(labels >= 0)]).astype(np.int32)
+        return pa.ListArray.from_arrays(ends, pa.array(labels[labels >= 0].astype(np.int32)))
+    return pa.array(labels, kind)
+
+
+def _seconds(times: Sequence[float] | NDArray[np.float64] | None, count: int) -> pa.Array:
+    values = np.full(count, np.nan) if times is None else np.asarray(times, np.float64)
+    return pa.array(values, pa.float64(), from_pandas=True)  # NaN is null
