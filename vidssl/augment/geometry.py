@@ -97,13 +97,24 @@ def scaled_crop(
     Raises:
         ValueError: if the crop is longer than the short side.
     """
-    if crop_px > short_side_px:
-        raise ValueError(f"a crop of {crop_px} does not fit a short side of {short_side_px}")
-    long_px = int(short_side_px * max(height, width) / min(height, width))
-    h, w = (short_side_px, long_px) if height <= width else (long_px, short_side_px)
-    left, top = math.ceil((w - crop_px) * across), math.ceil((h - crop_px) * down)
-    right, bottom = left + crop_px, top + crop_px
-    return View(left / w, top / h, right / w, bottom / h, crop_px, crop_px, scaled_px=(h, w))
+    height, width = _scaled(height, width, short_side_px, crop_px)
+    left, top = math.ceil((width - crop_px) * across), math.ceil((height - crop_px) * down)
+    return _scaled_view(height, width, left, top, crop_px)
+
+
+def random_scaled_crop(
+    rng: np.random.Generator, height: int, width: int, *, short_side_px: int, crop_px: int
+) -> View:
+    """Return a square crop of the picture resized to ``short_side_px``, any place as likely.
+
+    Unlike :func:`random_crop` it resizes before it cuts, which costs more and is what the peers do.
+
+    Raises:
+        ValueError: if the crop is longer than the short side.
+    """
+    height, width = _scaled(height, width, short_side_px, crop_px)
+    left, top = rng.integers(width - crop_px + 1), rng.integers(height - crop_px + 1)
+    return _scaled_view(height, width, int(left), int(top), crop_px)
 
 
 def apply(clip_THWC: Tensor, view: View) -> Tensor:
@@ -129,6 +140,20 @@ def cut(clip_THWC: Tensor, view: View) -> Tensor:
     cut_TCHW = clip_TCHW[:, :, top:bottom, left:right]
     cut_TCHW = _resize(cut_TCHW, (view.height_px, view.width_px))
     return cut_TCHW.flip(3) if view.flip else cut_TCHW
+
+
+def _scaled(height: int, width: int, short_side_px: int, crop_px: int) -> tuple[int, int]:
+    """Return (height, width) with the given short side, the long one rounded down."""
+    if crop_px > short_side_px:
+        raise ValueError(f"a crop of {crop_px} does not fit a short side of {short_side_px}")
+    long_px = int(short_side_px * max(height, width) / min(height, width))
+    return (short_side_px, long_px) if height <= width else (long_px, short_side_px)
+
+
+def _scaled_view(height: int, width: int, left: int, top: int, crop_px: int) -> View:
+    right, bottom = (left + crop_px) / width, (top + crop_px) / height
+    scaled_px = (height, width)
+    return View(left / width, top / height, right, bottom, crop_px, crop_px, scaled_px=scaled_px)
 
 
 def _resize(clip_TCHW: Tensor, size: tuple[int, int]) -> Tensor:
