@@ -84,19 +84,24 @@ def _kernel(sigma_px: float, radius: int) -> Tensor:
 def _by_matrices(clips_BCTHW: Tensor, sigmas_px: Sequence[float], width_px: int | None) -> Tensor:
     height, width = clips_BCTHW.shape[3:]
     reach = [min(radius_px(sigma, width_px), height - 1, width - 1) for sigma in sigmas_px]
-    kernels = [_kernel(sigma, r) for sigma, r in zip(sigmas_px, reach, strict=True)]
-    down, across = (
-        torch.stack([_banded(kernel, size) for kernel in kernels]).to(clips_BCTHW)
-        for size in (height, width)
-    )
+    kernels_BK = torch.stack(
+        [
+            F.pad(_kernel(sigma, radius), (max(reach) - radius,) * 2)
+            for sigma, radius in zip(sigmas_px, reach, strict=True)
+        ]
+    ).to(clips_BCTHW)
+    down, across = _banded(kernels_BK, height), _banded(kernels_BK, width)
     lines = clips_BCTHW.reshape(len(clips_BCTHW), -1, width) @ across.transpose(1, 2)
     return down[:, None, None] @ lines.view_as(clips_BCTHW)
 
 
-def _banded(kernel_K: Tensor, size: int) -> Tensor:
-    """Return the matrix ``(size, size)`` that blurs a line of pixels, its ends mirrored."""
-    radius = len(kernel_K) // 2
-    source = torch.arange(size)[:, None] + torch.arange(-radius, radius + 1)
-    source = source.abs()
+def _banded(kernels_BK: Tensor, size: int) -> Tensor:
+    """Return the matrices ``(B, size, size)`` that blur a line of pixels, its ends mirrored."""
+    count, taps = kernels_BK.shape
+    places = torch.arange(size, device=kernels_BK.device)
+    shifts = torch.arange(taps, device=kernels_BK.device) - taps // 2
+    source = (places[:, None] + shifts).abs()
     source = torch.where(source >= size, 2 * (size - 1) - source, source)
-    return kernel_K.new_zeros(size, size).scatter_add_(1, source, kernel_K.expand(size, -1))
+    weights = kernels_BK[:, None].expand(count, size, taps)
+    matrices = kernels_BK.new_zeros(count, size, size)
+    return matrices.scatter_add_(2, source.expand(count, size, taps), weights)

@@ -22,6 +22,8 @@ LUMA = (0.2989, 0.587, 0.114)
 
 CHUNK = 2**17
 """Pixels turned in hue at a time on a CPU, so that what lies between stays in its cache."""
+GPU_CHUNK = 2**25
+"""The same on a GPU, so that what lies between takes about a gigabyte at most."""
 
 Order = Literal["fixed", "random"]
 _Numbers = NDArray[np.float64]
@@ -93,8 +95,9 @@ def turn_hue(clips_BCTHW: Tensor, turns: Sequence[float]) -> Tensor:
     """
     turns_B = torch.tensor([turn % 1.0 for turn in turns], dtype=torch.float32)
     turns_B = turns_B.to(clips_BCTHW.device)[:, None, None, None]
-    _, _, frames, height, width = clips_BCTHW.shape
-    step = frames if clips_BCTHW.is_cuda else max(1, CHUNK // (height * width))
+    count, _, frames, height, width = clips_BCTHW.shape
+    chunk = GPU_CHUNK if clips_BCTHW.is_cuda else CHUNK
+    step = max(1, chunk // (count * height * width))
     for start in range(0, frames, step):
         _turn_hue(clips_BCTHW[:, :, start : start + step], turns_B)
     return clips_BCTHW
@@ -234,23 +237,25 @@ def _turn_hue(clips_BCTHW: Tensor, turns: Tensor) -> None:
     kept as floats, 0 or 1: selecting by a mask takes longer than all the rest.
     """
     red, green, blue = clips_BCTHW.unbind(1)
-    blue_leads = torch.lt(green, blue, out=torch.empty_like(red))
+    blue_over_green = torch.lt(green, blue, out=torch.empty_like(red))
     high, low = torch.maximum(green, blue), torch.minimum(green, blue)
-    red_leads = torch.ge(red, high, out=torch.empty_like(red))
+    red_trails = torch.lt(red, high, out=torch.empty_like(red))
     middle = torch.minimum(red, high)
     high = torch.maximum(red, high, out=high)
     least = torch.minimum(middle, low)
     chroma = high.sub_(least)
 
-    # 6 h = |z + (middle - low) / chroma|: z is 0, -6, 4 or -2 for (red, blue) leading or not.
+    # 6 h = |z + (middle - low) / chroma|. Where red leads, z is -6 if blue comes second and else
+    # 0; where red trails, 4 if blue leads and else -2.
     hue = middle.sub_(low).div_(torch.clamp(chroma, min=1e-12, out=low))
-    hue.add_(red_leads, alpha=2.0).sub_(2.0)
-    hue.add_(blue_leads, alpha=6.0)
-    hue.add_(blue_leads.mul_(red_leads), alpha=-12.0)
+    hue.add_(red_trails, alpha=-2.0)
+    hue.add_(blue_over_green, alpha=-6.0)
+    hue.add_(blue_over_green.mul_(red_trails), alpha=12.0)
     hue = torch.add(turns, hue.abs_(), alpha=1 / 6, out=hue).frac_()
 
-    third = red_leads  # memory that is free again
-    three, two, four = (hue.new_tensor(number) for number in (-3.0, -2.0, -4.0))
+    third = red_trails  # memory that is free again
+    # A single number may stay on the CPU whatever the device.
+    three, two, four = (torch.tensor(number) for number in (-3.0, -2.0, -4.0))
     below = least - chroma  # 1 + f times chroma on top of it is f times chroma on top of the least
     above = torch.add(least, chroma, alpha=2.0, out=low)
     torch.add(three, hue, alpha=6.0, out=third).abs_().clamp_(1.0, 2.0)
