@@ -171,9 +171,11 @@ def opened(location: Location) -> str | BinaryIO:
     member = member_of(location)
     if member is not None:
         return _open_member(location, member)
+    if is_address(location):
+        return _open_address(location, empty=False)
     if stat(location).bytes == 0:
-        raise VideoError(f"{shown(location)}: the file is empty (0 bytes)", "empty")
-    return _open_address(location) if is_address(location) else location
+        raise _empty(location)
+    return location
 
 
 def opened_bytes(location: Location) -> BinaryIO:
@@ -186,7 +188,7 @@ def opened_bytes(location: Location) -> BinaryIO:
     if member is not None:
         return _open_member(location, member)
     if is_address(location):
-        return _open_address(location)
+        return _open_address(location, empty=True)
     size = _local(location).bytes
     return _as_file(location, _Disk(location), 0, size)
 
@@ -308,7 +310,7 @@ def _as_file(location: Location, source: _Source, start: int, size: int) -> Bina
 
 def _open_member(location: Location, member: Member) -> BinaryIO:
     if member.size == 0:
-        raise VideoError(f"{shown(location)}: the file is empty (0 bytes)", "empty")
+        raise _empty(location)
     source: _Source
     if is_address(member.tar):
         remote = _Remote(member.tar)
@@ -379,8 +381,10 @@ class _Remote:
         self._blocks.clear()
 
 
-def _open_address(address: Location) -> BinaryIO:
+def _open_address(address: Location, *, empty: bool) -> BinaryIO:
     remote = _Remote(address)
+    if remote.size == 0 and not empty:
+        raise _empty(address)
     return _as_file(address, remote, 0, remote.size)
 
 
@@ -509,6 +513,10 @@ def _told(location: Location, error: BaseException) -> VideoError:
     if isinstance(error, IsADirectoryError):
         return VideoError(f"{where}: not a file", "missing")
     return VideoError(f"{where}: cannot be read{code or f' ({_kind(error)})'}", "unreadable")
+
+
+def _empty(location: Location) -> VideoError:
+    return VideoError(f"{shown(location)}: the file is empty (0 bytes)", "empty")
 
 
 def _kind(error: BaseException) -> str:
