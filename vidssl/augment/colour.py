@@ -142,7 +142,6 @@ class _Pending:
         self.weight_B: _Numbers = np.zeros(count)
         self.offset_BT = self.clips.new_zeros(count, self.clips.shape[2])
         self.cut = False  # whether a value may lie outside [0, 1]
-        self.luma_BT: Tensor | None = None
 
     def brighten(self, factors_B: _Numbers) -> None:
         if (factors_B == 1).all():
@@ -172,7 +171,6 @@ class _Pending:
             self.flush()
         # A factor and an offset that the channels share may as well come after it.
         turn_hue(self.clips, turns_B.tolist())
-        self.luma_BT = None
 
     def flush(self, mean: float = 0.0, std: float = 1.0) -> None:
         """Carry out what is pending, then ``(x - mean) / std``."""
@@ -212,12 +210,9 @@ class _Pending:
 
     def _mean_luma(self) -> Tensor:
         """Return each frame's mean grey value, after what is pending, ``(B, T)``."""
-        if self.luma_BT is None:
-            means_BCT = self.clips.mean(dim=(3, 4))
-            self.luma_BT = _luma(means_BCT)
         luma = sum(LUMA)
         kept_B = self._device(self.scale_B + self.weight_B * luma)
-        return kept_B[:, None] * self.luma_BT + luma * self.offset_BT
+        return kept_B[:, None] * _luma(self.clips.mean(dim=(3, 4))) + luma * self.offset_BT
 
     def _device(self, values_B: _Numbers) -> Tensor:
         return torch.from_numpy(values_B).to(self.clips.device, torch.float32)
