@@ -26,6 +26,7 @@ import pytest
 
 from vidssl import sources
 from vidssl.errors import SourceError, VideoError
+from vidssl.jobs.index import run as index_videos
 from vidssl.video import storage
 from vidssl.video.decoders.pyav import Reader
 from vidssl.video.probe import probe
@@ -566,3 +567,35 @@ def test_the_web_has_lists_but_no_folders(web: Web) -> None:
     assert sources.scan(web.url("c.mp4?token=1")) == [web.url("c.mp4?token=1")]
     with pytest.raises(SourceError, match="http has no folders to list; name a video or a list"):
         sources.scan(web.url("sub"))
+
+
+def test_shards_may_lie_in_a_store(web: Web, s3: Bucket, tmp_path: Path) -> None:
+    for number in range(2):
+        name = f"t-{number}.tar"
+        archive(
+            web.root / name, {f"{number}.mp4": bytes([number]) * 600_000, f"{number}.cls": b"4"}
+        )
+        s3.put(f"sh/{name}", (web.root / name).read_bytes())
+    sizes = sum(path.stat().st_size for path in web.root.iterdir())
+    by_pattern = sources.read("shards:s3://videos/sh/t-{0..1}.tar")
+    assert by_pattern.videos == sources.scan("shards:s3://videos/sh")
+    assert by_pattern.entries["labels"].to_pylist() == [[4], [4]]
+    assert [stat(one).bytes for one in by_pattern.videos] == [600_000] * 2
+    of_web = sources.read(f"shards:{web.url('t-{0..2}.tar')}?token=s3cret")
+    assert web.sent < sizes
+    assert of_web.ledger.unusable == (f"{web.url('t-2.tar')}?...: no such file (404)",)
+    file = opened(of_web.videos[1])
+    assert not isinstance(file, str)
+    with file:
+        assert file.read() == b"\1" * 600_000
+
+
+def test_an_index_is_made_of_a_store_by_worker_processes(
+    s3: Bucket, heavy: Path, tmp_path: Path
+) -> None:
+    s3.put("idx/heavy.mp4", heavy.read_bytes())
+    s3.put("idx/bad.mp4", b"no video")
+    result = index_videos("s3://videos/idx", tmp_path / "index.parquet", workers=1)
+    assert result.counts == {"ok": 1, "unreadable": 1}
+    again = index_videos("s3://videos/idx", tmp_path / "index.parquet", workers=1)
+    assert again.counts == result.counts

@@ -50,6 +50,7 @@ BACKOFF_S = (0.2, 0.8, 2.4)
 BLOCK_BYTES = 1 << 18
 """The smallest part that is read of an address; reading on doubles it up to ``AHEAD_BLOCKS``."""
 AHEAD_BLOCKS = 32
+AHEAD_BYTES = 1 << 16
 KEPT_BLOCKS = 96
 """How many blocks an open address keeps: 24 MiB."""
 
@@ -178,8 +179,10 @@ def opened(location: Location) -> str | BinaryIO:
     return location
 
 
-def opened_bytes(location: Location) -> BinaryIO:
+def opened_bytes(location: Location, ahead_bytes: int = AHEAD_BYTES) -> BinaryIO:
     """Return any location as a seekable binary file, be it empty.
+
+    ``ahead_bytes`` are read at once of a file of this machine.
 
     Raises:
         VideoError: as ``opened``.
@@ -190,7 +193,7 @@ def opened_bytes(location: Location) -> BinaryIO:
     if is_address(location):
         return _open_address(location, empty=True)
     size = _local(location).bytes
-    return _as_file(location, _Disk(location), 0, size)
+    return io.BufferedReader(_Window(location, _Disk(location), 0, size), ahead_bytes)
 
 
 def below(address: Location) -> list[Location]:
@@ -305,7 +308,7 @@ class _Window(io.RawIOBase):
 
 
 def _as_file(location: Location, source: _Source, start: int, size: int) -> BinaryIO:
-    return io.BufferedReader(_Window(location, source, start, size), 1 << 16)
+    return io.BufferedReader(_Window(location, source, start, size), AHEAD_BYTES)
 
 
 def _open_member(location: Location, member: Member) -> BinaryIO:
