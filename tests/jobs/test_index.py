@@ -14,7 +14,7 @@ Cli = Callable[..., Result]
 Refused = Callable[..., str]
 CONTRACT = (
     "path status error bytes mtime codec width height fps variable_rate rotation duration_s frames "
-    "keyframes_s has_audio decoder"
+    "keyframes_s has_audio decoder cut_off probed_at"
 )
 
 
@@ -68,6 +68,7 @@ def test_broken_videos_are_named_counted_and_set_aside(
     assert "4 of 7 videos usable" in result.stdout
     aside = [line for line in result.stdout.splitlines() if line.startswith("set aside")]
     assert len(aside) == 3
+    assert "not usable: 1 empty, 2 unreadable; all are in " in result.stdout
     for name in ("cut.mp4", "text.mp4", "empty.mp4"):
         assert sum(name in line for line in aside) == 1
     rows = {

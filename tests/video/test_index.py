@@ -1,17 +1,30 @@
 """The index on disk: what is written comes back, and other processes open it by its path."""
 
 import multiprocessing
-import os
 import pickle
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from vidssl.errors import OutputError, SourceError
-from vidssl.video.index import ClipIndex, is_index, read_rows, reusable, write_index
+from vidssl.video.index import (
+    GROUP_ROWS,
+    SCHEMA,
+    ClipIndex,
+    Rows,
+    has_map,
+    is_index,
+    read_rows,
+    set_aside,
+    tables,
+    write_index,
+)
 from vidssl.video.probe import VideoFacts, probe
 
 
@@ -91,30 +104,109 @@ def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
             ClipIndex(tmp_path / name)
 
 
-def test_a_changed_file_is_looked_at_anew(
-    path: Path, tmp_path: Path, write_numbered: Callable[..., Path]
-) -> None:
-    def known(name: str) -> bool:
-        stat = (tmp_path / name).stat()
-        return (str(tmp_path / name), stat.st_size, stat.st_mtime) in reusable(read_rows(path))
-
-    assert known("a.mp4")
-    assert known("d é.mp4")
-    os.utime(tmp_path / "a.mp4", (1, 1))  # touched
-    assert not known("a.mp4")
-    times = (tmp_path / "d é.mp4").stat()
-    write_numbered(tmp_path / "d é.mp4", 10)  # another content, its time set back
-    os.utime(tmp_path / "d é.mp4", ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert not known("d é.mp4")
-
-
 def test_an_index_that_cannot_be_written_leaves_the_old_one(
-    path: Path, rows: list[VideoFacts], monkeypatch: pytest.MonkeyPatch
+    path: Path, rows: list[VideoFacts]
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(pq, "write_table", full)
-    with pytest.raises(OutputError, match=r"index\.parquet: cannot be written: No space left"):
-        write_index(path, rows[:1])
+    folder = path.parent
+    before = sorted(folder.iterdir())
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # as a full disk would
+    try:
+        with pytest.raises(
+            OutputError, match=r"index\.parquet: cannot be written: .*File too large"
+        ):
+            write_index(path, rows * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert read_rows(path) == rows
+    assert sorted(folder.iterdir()) == before
+
+
+def test_other_readers_of_parquet_see_a_table_and_nothing_else(
+    path: Path, rows: list[VideoFacts]
+) -> None:
+    assert has_map(path)
+    assert pq.read_table(path).to_pylist() == [vars(row) for row in rows]
+    assert pq.read_table(path).schema.equals(SCHEMA)
+
+
+def test_a_table_that_another_tool_wrote_is_read_all_the_same(path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.parquet"
+    pq.write_table(pq.read_table(path), other)
+    assert not has_map(other)
+    index, same = ClipIndex(path), ClipIndex(other)
+    assert same.paths() == index.paths()
+    assert same.duration_s.tolist() == index.duration_s.tolist()
+    assert same.positions.tolist() == index.positions.tolist() == [0, 3]
+    assert same.fingerprint() == index.fingerprint()
+
+
+def test_an_index_of_the_first_format_is_read(
+    path: Path, rows: list[VideoFacts], tmp_path: Path
+) -> None:
+    old = tmp_path / "old.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["cut_off", "probed_at"]), old)
+    assert is_index(old)
+    assert [row.path for row in read_rows(old)] == [row.path for row in rows]
+    assert {(row.cut_off, row.probed_at) for row in read_rows(old)} == {(False, 0.0)}
+    assert len(ClipIndex(old)) == 2
+
+
+def test_the_map_of_a_shortened_or_replaced_file_is_not_believed(
+    path: Path, tmp_path: Path
+) -> None:
+    content = path.read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(content[:-100])
+    assert not is_index(tmp_path / "cut.parquet")
+    with pytest.raises(SourceError, match="not an index"):
+        ClipIndex(tmp_path / "cut.parquet")
+    # The same bytes at another place: what the trailer says no longer fits.
+    moved = tmp_path / "moved.parquet"
+    moved.write_bytes(b"PAR1" + content)
+    assert not has_map(moved)
+
+
+def test_an_open_index_is_not_disturbed_by_a_new_one(path: Path, rows: list[VideoFacts]) -> None:
+    index = ClipIndex(path)
+    write_index(path, rows[3:])
+    assert len(index) == 2
+    assert index.video(1)[0] == rows[3].path
+    assert ClipIndex(path).paths() == [rows[3].path]
+
+
+def test_positions_count_from_either_end(path: Path, rows: list[VideoFacts]) -> None:
+    index = ClipIndex(path)
+    assert index.video(-1) == index.video(1)
+    for wrong in (2, -3):
+        with pytest.raises(IndexError):
+            index.video(wrong)
+
+
+def test_rows_of_several_files_are_taken_in_any_order(tmp_path: Path) -> None:
+    sizes = [3, GROUP_ROWS + 5, 2]
+    paths, first = [], 0
+    for number, size in enumerate(sizes):
+        paths.append(tmp_path / f"{number}.parquet")
+        numbers = range(first, first + size)
+        write_index(paths[-1], (VideoFacts(f"/v/{n}.mp4", frames=n) for n in numbers))
+        first += size
+    rows = Rows(paths)
+    assert len(rows) == first == sum(sizes)
+    assert rows.columns(["frames"])["frames"].to_pylist() == list(range(first))
+    wanted = np.random.default_rng(0).permutation(first)
+    parts = list(rows.take(wanted))
+    assert [len(part) for part in parts] == [GROUP_ROWS, first - GROUP_ROWS]
+    taken = pa.concat_tables(parts)
+    assert taken["frames"].to_numpy().tolist() == wanted.tolist()
+    assert taken["path"].to_pylist()[:2] == [f"/v/{n}.mp4" for n in wanted[:2]]
+    assert len(Rows([])) == 0
+
+
+def test_rows_come_in_tables_of_a_bounded_size() -> None:
+    made = tables(VideoFacts(f"{n}") for n in range(GROUP_ROWS + 1))
+    assert [len(table) for table in made] == [GROUP_ROWS, 1]
+
+
+def test_what_is_set_aside_is_given_with_its_reason(path: Path, rows: list[VideoFacts]) -> None:
+    assert list(set_aside(path)) == rows[1:3]

@@ -17,7 +17,7 @@ from vidssl.files import write_text
 from vidssl.nn.distributed import rank
 
 IDENTITY = "run.json"
-HARMLESS = {"index.parquet", ".lock"}
+HARMLESS = {"index.parquet", ".index.parquet.parts", ".lock"}
 """What an earlier command may have left where no work was begun. An index holds for any run: each
 row is compared with its file."""
 
