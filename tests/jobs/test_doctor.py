@@ -89,6 +89,32 @@ def test_optional_decoders_never_fail() -> None:
     assert "PyAV decodes" in broken.mend
 
 
+def test_torchcodec_is_mended_with_ffmpeg_or_that_of_pyav(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "ffmpeg_libraries", lambda: tmp_path)
+    asked: list[str] = []
+
+    def load(module: str, timeout_s: float, environment: dict[str, str]) -> backends.Backend:
+        asked.append(environment["LD_LIBRARY_PATH"].partition(":")[0])
+        return backends.Backend("0.17.0")
+
+    monkeypatch.setattr(backends, "load", load)
+    check = doctor._torchcodec(backends.Backend(None, "finds no FFmpeg libraries"))
+    assert (check.status, check.finding) == ("warn", "does not load: finds no FFmpeg libraries")
+    assert "apt-get install ffmpeg" in check.mend
+    assert f"LD_LIBRARY_PATH={tmp_path}" in check.mend
+    assert asked == [str(tmp_path)]
+    # What does not help is not advised.
+    monkeypatch.setattr(backends, "load", lambda *_: backends.Backend(None, "crashed"))
+    check = doctor._torchcodec(backends.Backend(None, "crashed"))
+    assert "LD_LIBRARY_PATH" not in check.mend
+
+
+def test_the_decoder_that_auto_means_is_named(checks: dict[str, Check]) -> None:
+    assert checks["decoder: auto"].finding.startswith("PyAV")
+
+
 def test_a_quota_below_the_cores_limits_the_workers() -> None:
     assert doctor.cores(64, 64, None) == Check("cores", "ok", "64 of 64 usable")
     assert doctor.cores(64, 8, 8.0).status == "ok"

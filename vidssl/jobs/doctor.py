@@ -183,8 +183,10 @@ def _collectives(torch: Any) -> Check:
 def _decoders() -> Iterator[Check]:
     found = backends.available()
     yield _pyav(found["pyav"])
-    for name in ("torchcodec", "decord"):
-        yield _optional(name, found[name])
+    yield _torchcodec(found["torchcodec"])
+    yield _optional("decord", found["decord"])
+    auto = {"pyav": "PyAV"}.get(backends.AUTO, backends.AUTO)
+    yield Check("decoder: auto", "ok", f"{auto}, which reads every container and steps over damage")
 
 
 def _pyav(backend: backends.Backend) -> Check:
@@ -199,6 +201,20 @@ def _pyav(backend: backends.Backend) -> Check:
         lacking = f"{finding}, which cannot decode {', '.join(library.missing)}"
         return Check("PyAV", "warn", lacking, f"the wheels of PyAV can: {mend}")
     return Check("PyAV", "ok", f"{finding}, decodes {', '.join(backends.CODECS)}")
+
+
+def _torchcodec(backend: backends.Backend) -> Check:
+    check = _optional("torchcodec", backend)
+    if check.status == "ok":
+        return check
+    ways = "install FFmpeg (apt-get install ffmpeg, or conda install ffmpeg)"
+    folder = backends.ffmpeg_libraries()
+    if folder is not None:
+        with_it = {"LD_LIBRARY_PATH": f"{folder}:{os.environ.get('LD_LIBRARY_PATH', '')}"}
+        if backends.load(backends.MODULES["torchcodec"], 60, with_it).version is not None:
+            ways += f", or start with LD_LIBRARY_PATH={folder}, which is PyAV's"
+    mend = f"nothing to do unless you want it: PyAV decodes; else {ways}"
+    return Check("torchcodec", "warn", check.finding, mend)
 
 
 def _optional(name: str, backend: backends.Backend) -> Check:
