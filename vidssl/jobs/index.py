@@ -249,10 +249,9 @@ def _latest(paths: pa.LargeStringArray, known: pa.ChunkedArray) -> NDArray[np.in
     """Return where each path stands last among the known ones; -1 if it does not."""
     if len(known) == 0:
         return np.full(len(paths), -1, np.int64)
-    rows = pa.table({"path": known.cast(pa.large_string()), "row": np.arange(len(known))})
-    latest = rows.group_by("path").aggregate([("row", "max")])
-    found = pc.index_in(paths, value_set=latest["path"].combine_chunks())
-    row: NDArray[np.int64] = latest["row_max"].take(found.fill_null(0)).to_numpy()
+    backwards = known.cast(pa.large_string()).take(np.arange(len(known))[::-1])
+    found = pc.index_in(paths, value_set=backwards.combine_chunks())  # where it stands first
+    row = len(known) - 1 - found.fill_null(0).to_numpy().astype(np.int64)
     return np.where(found.is_valid().to_numpy(zero_copy_only=False), row, -1)
 
 
