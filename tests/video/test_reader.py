@@ -145,6 +145,62 @@ def test_random_access_gives_the_pixels_of_sequential_reading(video: Path) -> No
         assert np.abs(clip.frames[0].astype(int) - sequence[n]).max() <= 1, n
 
 
+def test_frames_that_no_other_depends_on_are_not_decoded(video: Path) -> None:
+    wanted = [150, 156, 162, 168, 171]
+    with Reader(str(video)) as reader:
+        every = {
+            n: frame.to_ndarray(format="rgb24") for n, (_, frame) in enumerate(reader.all_frames())
+        }
+    with Reader(str(video)) as reader:
+        clip = reader.frames_at(np.array(wanted) / FPS)
+        # From the key frame before 150 (144, or the first) to 171, less what is left out.
+        on_the_way = 171 - (144 if video.stem == "gop12" else 0)
+        assert len(wanted) < reader.decoded < 0.8 * on_the_way
+    for n, frame in zip(wanted, clip.frames, strict=True):
+        assert np.array_equal(frame, every[n]), n
+
+
+def test_two_windows_of_one_call_share_their_frames(video: Path) -> None:
+    times_s = 5 + np.arange(16) / FPS
+    with Reader(str(video)) as reader:
+        once = reader.frames_at(times_s)
+        alone = reader.decoded
+    with Reader(str(video)) as reader:
+        both = reader.frames_at(np.concatenate([times_s, times_s + 0.3]))
+        assert reader.decoded <= alone + 8
+    assert np.array_equal(both.frames[:16], once.frames)
+    assert np.array_equal(both.frames[16:29], once.frames[3:])
+
+
+def test_real_files_give_the_same_pixels_with_and_without_skipping(shared_data: Path) -> None:
+    rng = np.random.default_rng(0)
+    paths = [p for p in sorted((shared_data / "odd_videos_dev").iterdir()) if p.suffix == ".mp4"]
+    assert len(paths) > 8
+    for path in paths:
+        with Reader(str(path)) as reader:
+            every = {round(s, 6): f.to_ndarray(format="rgb24") for s, f in reader.all_frames()}
+        starts_s = np.array(sorted(every))
+        times_s = rng.uniform(-0.1, starts_s[-1] + 0.2, 12)
+        with Reader(str(path)) as reader:
+            clip = reader.frames_at(times_s)
+        shown = starts_s[np.maximum(0, np.searchsorted(starts_s, times_s, side="right") - 1)]
+        assert clip.times_s == pytest.approx(shown, abs=1e-6), path
+        for start_s, frame in zip(shown, clip.frames, strict=True):
+            assert np.array_equal(frame, every[start_s]), path
+
+
+def test_a_reader_cannot_be_carried_across_a_fork(video: Path) -> None:
+    with Reader(str(video)) as reader:
+        child = os.fork()
+        if child == 0:
+            try:
+                reader.frames_at(np.array([0.0]))
+            except RuntimeError as error:
+                os._exit(7 if "cannot be carried across a fork" in str(error) else 8)
+            os._exit(9)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
 @pytest.mark.parametrize(
     ("suffix", "codec"),
     [(".mkv", ""), (".ts", ""), (".flv", ""), (".mov", ""), (".avi", "mpeg4"), (".webm", "libvpx")],
@@ -417,7 +473,7 @@ def test_the_reason_of_a_failure_survives_the_way_from_another_process(tmp_path:
     assert (str(back), back.reason) == (str(caught.value), "empty")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         with pytest.raises(VideoError, match="0 bytes") as sent:
-            pool.apply(Reader, (tmp_path / "empty.mp4",))
+            pool.apply(Reader, (str(tmp_path / "empty.mp4"),))
         assert sent.value.reason == "empty"
 
 

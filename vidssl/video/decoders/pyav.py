@@ -1,18 +1,25 @@
 """Reading with PyAV, the decoder that is always there: it brings its own FFmpeg.
 
+Where the packets of a file tell when their frames are shown, only those are decoded that a wanted
+frame depends on; the pictures are the same as if all were, as no other depends on what is skipped.
+
 Presentation times are trusted where the decoder gives them in increasing order. AVI files and raw
 streams have none worth the name (MPEG-4 in AVI can run backwards), so there frame i begins at
 i / rate, and reading starts at the beginning; frames are never sorted.
 """
 
+import contextlib
+import os
 import re
 from collections.abc import Iterator
+from itertools import chain, pairwise
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -30,6 +37,10 @@ CONTAINERS = (
 )
 """What may be opened. FFmpeg looks at the content, not at the name, and would also follow a list of
 other files (concat, HLS, DASH), draw a text, or play a picture."""
+SKIPPING = {"h264", "hevc"}  # their decoders know which frames no other depends on
+LATE_PACKETS = 64  # a wanted frame that is not out this much later will not come
+SEEK_GAIN_FRAMES = 4  # a seek has its cost
+READ_ON_S = 10.0  # without a table of key frames, what lies closer is reached by decoding
 SEEK_BACK_S = (0.0, 2.0, 10.0, 60.0)
 """How far before the wanted time to seek: formats without a table of key frames land between them,
 and show nothing until the next."""
@@ -59,10 +70,14 @@ class Reader:
         self._by_count = bool(names & UNTIMED_FORMATS) or self._stream.time_base is None
         self._seekable = not self._by_count and not names & UNSEEKABLE_FORMATS
         self._size = self._stream.codec_context.width, self._stream.codec_context.height
+        self._pid = os.getpid()
+        self._from_start = True  # the packets at hand begin with the first of the file
         self._fresh = True  # nothing has been read since the file was opened
         self._frames: Iterator[tuple[float, VideoFrame]] = iter(())
         self._shown: tuple[float, VideoFrame] | None = None  # on the screen at the last time asked
         self._ahead: tuple[float, VideoFrame] | None = None  # the one decoded after it
+        self.decoded = 0
+        """Frames that came out of the decoder so far."""
         self.errors = 0
         """Packets that the decoder refused so far; the frames around them are still used."""
 
@@ -125,19 +140,165 @@ class Reader:
         Raises:
             VideoError: if not a single frame can be decoded.
             ValueError: if no time is given.
+            RuntimeError: in another process than the one that opened the video.
         """
         if len(times_s) == 0:
             raise ValueError("expected at least one time, got none")
+        if os.getpid() != self._pid:
+            raise RuntimeError(f"{self.location}: a reader cannot be carried across a fork")
         order = np.argsort(times_s, kind="stable")
-        pictures: list[NDArray[np.uint8]] = [np.empty(0, np.uint8)] * len(times_s)
-        found_s = np.empty(len(times_s))
-        last: tuple[float, NDArray[np.uint8]] | None = None
-        for position in order:
-            start_s, frame = self._frame_at(float(times_s[position]))
-            if last is None or last[0] != start_s:
-                last = (start_s, _picture(frame, self._size, short_side_px))
-            found_s[position], pictures[position] = last
-        return Clip(np.stack(pictures), found_s)
+        sorted_s = times_s[order]
+        pictures = _Pictures(len(times_s), self._size, short_side_px)
+        found_s = self._needed(sorted_s, order, pictures)
+        if found_s is None:
+            found_s = self._in_turn(sorted_s, order, pictures)
+        times = np.empty(len(times_s))
+        times[order] = found_s
+        return Clip(pictures.frames(), times)
+
+    def _in_turn(
+        self, sorted_s: NDArray[np.float64], order: NDArray[np.int64], pictures: "_Pictures"
+    ) -> list[float]:
+        """Fill ``pictures`` by decoding every frame on the way; return the frames' times."""
+        found_s: list[float] = []
+        for time_s, position in zip(sorted_s, order, strict=True):
+            start_s, frame = self._frame_at(float(time_s))
+            if found_s and found_s[-1] == start_s:
+                pictures.repeat(position)
+            else:
+                pictures.put(position, frame)
+            found_s.append(start_s)
+        return found_s
+
+    def _needed(
+        self, sorted_s: NDArray[np.float64], order: NDArray[np.int64], pictures: "_Pictures"
+    ) -> list[float] | None:
+        """Fill ``pictures`` by decoding only what the wanted frames need; return their times.
+
+        Packets tell when their frames are shown before they are decoded. Frames that no other
+        depends on are decoded only if they are wanted, and where a key frame lies ahead, the frames
+        before it are passed over. None where the packets leave a doubt.
+        """
+        base = self._stream.time_base
+        if not self._seekable or base is None:
+            return None
+        start = self._stream.start_time or 0
+        ticks = np.floor((sorted_s + EPSILON_S) / float(base)).astype(np.int64) + start
+        self._shown = self._ahead = None
+        found: list[int] = []
+        for part in self._stretches(ticks, float(base)):
+            pts = self._decode_stretch(ticks[part], order[part], pictures)
+            if pts is None:
+                return None
+            found += pts
+        return [float((p - start) * base) for p in found]
+
+    def _stretches(self, ticks: NDArray[np.int64], base: float) -> list[slice]:
+        """Return the parts of ``ticks`` between which a seek spares decoding."""
+        # The entries belong to the open file, and must not be looked at once it is opened anew.
+        entries = self._stream.index_entries
+        least = SEEK_GAIN_FRAMES / self.stated_fps / base
+        edges = [0]
+        for i in range(1, len(ticks)):
+            if ticks[i] - ticks[i - 1] <= least:
+                continue
+            key = entries.search_timestamp(int(ticks[i]), backward=True)
+            far = key >= 0 and entries[key].timestamp - ticks[i - 1] > least
+            if far or (key < 0 and (ticks[i] - ticks[i - 1]) * base > READ_ON_S):
+                edges.append(i)
+        return [slice(first, last) for first, last in pairwise([*edges, len(ticks)])]
+
+    def _decode_stretch(
+        self, ticks: NDArray[np.int64], order: NDArray[np.int64], pictures: "_Pictures"
+    ) -> list[int] | None:
+        """Fill the pictures of one stretch; return their presentation times in ticks, or None."""
+        packets = self._packets_before(int(ticks[0]))
+        ahead: list[Packet[VideoStream]] = []
+        for packet in packets:
+            ahead.append(packet)
+            if packet.size == 0:  # the end of the file
+                break
+            if packet.pts is None or (packet.dts is not None and packet.pts < packet.dts):
+                return None
+            if packet.dts is not None and packet.dts > ticks[-1]:  # all that come are shown later
+                break
+        shown = sorted(p.pts for p in ahead if p.pts is not None and not p.is_discard)
+        if not self._from_start and ahead:
+            shown = [pts for pts in shown if pts >= (ahead[0].pts or 0)]
+        if len(set(shown)) != len(shown) or not shown:
+            return None
+        places = np.searchsorted(shown, ticks, side="right") - 1
+        wanted = [shown[max(0, place)] for place in places]
+        return wanted if self._put(wanted, order, chain(ahead, packets), pictures) else None
+
+    def _put(
+        self,
+        wanted: list[int],
+        order: NDArray[np.int64],
+        packets: Iterator["Packet[VideoStream]"],
+        pictures: "_Pictures",
+    ) -> bool:
+        """Decode until each of ``wanted`` is in its picture; return whether all came."""
+        left: dict[int, list[int]] = {}
+        for pts, position in zip(wanted, order, strict=True):
+            left.setdefault(pts, []).append(int(position))
+        context = self._stream.codec_context
+        skipped: Literal["NONREF", "DEFAULT"] = "NONREF" if context.name in SKIPPING else "DEFAULT"
+        late = 0
+        try:
+            for packet in packets:
+                late += packet.pts is not None and packet.pts > wanted[-1]
+                if late > LATE_PACKETS:
+                    return False
+                context.skip_frame = "DEFAULT" if packet.pts in left else skipped
+                for frame in packet.decode():
+                    self.decoded += 1
+                    positions = left.pop(frame.pts, None) if frame.pts is not None else None
+                    if positions:
+                        pictures.put(positions[0], frame)
+                        for position in positions[1:]:
+                            pictures.repeat(position)
+                if not left:
+                    return True
+        except (FFmpegError, EOFError):
+            return False
+        finally:
+            context.skip_frame = "DEFAULT"
+        return False
+
+    def _packets_before(self, tick: int) -> Iterator["Packet[VideoStream]"]:
+        """Give packets from a key frame shown at or before ``tick``, or from the beginning."""
+        base = self._stream.time_base or 1
+        start = self._stream.start_time or 0
+        for back_s in SEEK_BACK_S:
+            target = tick - int(back_s / base)
+            if target <= start or (self._fresh and not self._key_between(start, tick)):
+                break
+            try:
+                self._container.seek(target, stream=self._stream, backward=True)
+                self._fresh = False
+                packets = self._demux()
+                first = next(packets, None)
+            except FFmpegError:
+                break
+            if first is None or first.pts is None:
+                break
+            if first.is_keyframe and first.pts <= tick:
+                self._from_start = False
+                return chain([first], packets)
+        self._reopen()
+        self._fresh, self._from_start = False, True
+        return self._demux()
+
+    def _key_between(self, start: int, tick: int) -> bool:
+        entries = self._stream.index_entries
+        key = entries.search_timestamp(tick, backward=True)
+        return key > 0 and entries[key].timestamp > start
+
+    def _demux(self) -> Iterator["Packet[VideoStream]"]:
+        """Give packets to the end; a file that breaks off ends there."""
+        with contextlib.suppress(FFmpegError, EOFError):
+            yield from self._container.demux(self._stream)
 
     def all_frames(self) -> Iterator[tuple[float, VideoFrame]]:
         """Give every decodable frame from the beginning with its start in seconds."""
@@ -157,7 +318,9 @@ class Reader:
     def _reaches(self, time_s: float) -> bool:
         """Whether reading on from here is right, and cheaper than a seek."""
         shown_s = self._shown[0] if self._shown else 0.0
-        return shown_s <= time_s + EPSILON_S and (not self._seekable or time_s - shown_s < 10.0)
+        return shown_s <= time_s + EPSILON_S and (
+            not self._seekable or time_s - shown_s < READ_ON_S
+        )
 
     def _restart(self, time_s: float) -> None:
         """Stand so that the frame at ``time_s`` lies at or after the position."""
@@ -194,7 +357,13 @@ class Reader:
         return True
 
     def _rewind(self) -> None:
-        """Stand before the first frame: a seek to its time may land behind it."""
+        """Stand before the first frame."""
+        self._reopen()
+        self._fresh = False
+        self._frames = self._decode()
+
+    def _reopen(self) -> None:
+        """Have nothing read yet: a seek to the first frame's time may land behind it."""
         if not self._fresh:
             threads, kind = self._stream.codec_context.thread_count, self._stream.thread_type
             self._container.close()
@@ -202,8 +371,6 @@ class Reader:
             self._stream = _video_stream(self._container, self.location)
             self._stream.thread_type = kind
             self._stream.codec_context.thread_count = threads
-        self._fresh = False
-        self._frames = self._decode()
 
     def _next(self) -> tuple[float, VideoFrame] | None:
         return next(self._frames, None)
@@ -216,6 +383,7 @@ class Reader:
         frame_s = 1 / self.stated_fps
         previous_s, count = -np.inf, 0
         for frame in self._packets():
+            self.decoded += 1
             start_s = self._time_of(frame)
             if midway and count == 0 and (start_s is None or not frame.key_frame):
                 continue
@@ -267,19 +435,44 @@ def _video_stream(container: av.container.InputContainer, location: Location) ->
     return container.streams.video[0]
 
 
-def _picture(
-    frame: VideoFrame, size: tuple[int, int], short_side_px: int | None
-) -> NDArray[np.uint8]:
-    """Return the frame as ``(H, W, 3)`` RGB of the stored ``size``, shrunk, then turned upright."""
-    width, height = size if min(size) > 0 else (frame.width, frame.height)
-    short = min(width, height)
-    if short_side_px is not None and short > short_side_px:
-        width = max(1, round(width * short_side_px / short))
-        height = max(1, round(height * short_side_px / short))
-    shaped = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
-    picture = shaped.astype(np.uint8, copy=False)
-    turns = round(rotation(frame) / 90) % 4
-    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+class _Pictures:
+    """The pictures of a clip, ``(T, H, W, 3)``, RGB of one size, filled in any order."""
+
+    def __init__(self, count: int, size: tuple[int, int], short_side_px: int | None) -> None:
+        self.count, self.size, self.short_side_px = count, size, short_side_px
+        self._frames: NDArray[np.uint8] | None = None
+        self._last = 0
+
+    def put(self, position: int, frame: VideoFrame) -> None:
+        """Turn a frame into the picture at ``position``: shrunk, then turned upright."""
+        picture = self._picture(frame)
+        if self._frames is None:
+            self._frames = np.empty((self.count, *picture.shape), np.uint8)
+        self._frames[position] = picture
+        self._last = position
+
+    def repeat(self, position: int) -> None:
+        """Show the last picture at ``position`` too."""
+        assert self._frames is not None
+        self._frames[position] = self._frames[self._last]
+
+    def frames(self) -> NDArray[np.uint8]:
+        """Return the pictures."""
+        assert self._frames is not None
+        return self._frames
+
+    def _picture(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        width, height = self.size if min(self.size) > 0 else (frame.width, frame.height)
+        short = min(width, height)
+        if self.short_side_px is not None and short > self.short_side_px:
+            width = max(1, round(width * self.short_side_px / short))
+            height = max(1, round(height * self.short_side_px / short))
+        # One thread: handing a small picture to several takes longer than turning it.
+        rgb = frame.reformat(width, height, "rgb24", interpolation="AREA", threads=1)
+        plane = rgb.planes[0]
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)
+        picture = rows[:, : 3 * width].reshape(height, width, 3)
+        return np.rot90(picture, round(rotation(frame) / 90) % 4)
 
 
 def rotation(frame: VideoFrame) -> int:
