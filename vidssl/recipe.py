@@ -31,6 +31,7 @@ from vidssl.methods import MethodConfig
 from vidssl.section import NestedError, Section, choose
 from vidssl.train.loop import Precision
 from vidssl.train.optim import OptimConfig
+from vidssl.video.reader import Decoder
 
 TASKS = ("pretrain", "detection", "extract")
 
@@ -54,6 +55,8 @@ class Recipe(Section):
     loader: LoaderConfig = LoaderConfig()
     decode_short_side_px: PositiveInt | None = None
     """Shrink frames to this short side as they are decoded; null keeps their size."""
+    decoder: Decoder = "auto"
+    """``auto`` takes the best that loads here and is known to read the file right."""
 
 
 class Pretrain(Recipe):

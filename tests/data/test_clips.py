@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from vidssl.data.clips import ClipDataset, ClipSample
+from vidssl.data.clips import ClipDataset, ClipReading, ClipSample
 from vidssl.data.loader import Loader, LoaderConfig
 from vidssl.data.order import StepBatches
 from vidssl.errors import VideoError
@@ -85,7 +85,7 @@ def test_a_position_gives_the_same_sample_in_any_process_and_after_any_other(
 
 
 def test_frames_are_shrunk_as_they_are_read(index: ClipIndex) -> None:
-    clips = ClipDataset(index, frames=2, stride=6, views=3, seed=0, short_side_px=32)
+    clips = ClipDataset(index, frames=2, stride=6, views=3, seed=0, reading=ClipReading(32))
     assert [view.shape for view in clips[0].views] == [(2, 32, 48, 3)] * 3
 
 

@@ -36,6 +36,86 @@ def test_a_failure_in_a_worker_arrives_with_its_kind_and_words(
         list(Loader(dataset, StepBatches(2, 0, 1), LoaderConfig(workers=1)))
 
 
+TRAPS = '''
+"""Reading that ends badly for chosen videos."""
+import os, time
+from dataclasses import dataclass
+from pathlib import Path
+from vidssl.data.clips import ClipReading
+
+@dataclass(frozen=True)
+class Trapped(ClipReading):
+    traps: tuple = ()
+
+    def __call__(self, plan):
+        trap = dict(self.traps).get(Path(plan.location).stem)
+        if trap == "sleep":
+            time.sleep(3600)
+        if trap == "abort":
+            os.abort()
+        return super().__call__(plan)
+'''
+
+
+@pytest.fixture
+def trapped(
+    index: ClipIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., ClipDataset]:
+    (tmp_path / "traps_of_loading.py").write_text(TRAPS)
+    monkeypatch.syspath_prepend(tmp_path)
+    from traps_of_loading import Trapped  # type: ignore[import-not-found]
+
+    def make(**traps: str) -> ClipDataset:
+        reading = Trapped(traps=tuple(traps.items()))
+        return ClipDataset(index, frames=2, stride=3, views=2, seed=0, reading=reading)
+
+    return make
+
+
+def test_a_decoder_that_hangs_or_aborts_costs_one_clip(
+    trapped: Callable[..., ClipDataset], index: ClipIndex
+) -> None:
+    config = LoaderConfig(workers=2, deadline_s=2.0)
+    batches = list(Loader(trapped(video1="sleep", video3="abort"), StepBatches(5, 0, 2), config))
+    assert [len(batch) for batch in batches] == [5, 5]  # every rank has its whole batch
+    healthy = ClipDataset(index, frames=2, stride=3, views=2, seed=0)
+    lost: list[str] = []
+    for position, sample in enumerate(sample for batch in batches for sample in batch):
+        assert Path(sample.video).stem not in {"video1", "video3"}
+        lost += [Path(location).stem for location, _ in sample.failed]
+        attempt = len(sample.failed)
+        plan = healthy.plan(position, attempt)
+        assert plan is not None
+        expected = healthy.read(plan)  # what takes the place is fixed by the order
+        assert sample.video == expected.video
+        assert all(map(torch.equal, sample.views, expected.views))
+        for location, error in sample.failed:
+            said = "no answer within 2 s" if "video1" in location else "SIGABRT"
+            assert error.startswith(f"{location}: ")
+            assert said in error
+    assert {"video1", "video3"} <= set(lost)
+
+
+def test_when_every_decoder_hangs_the_end_comes_in_bounded_time(
+    trapped: Callable[..., ClipDataset],
+) -> None:
+    traps = trapped(**{f"video{n}": "sleep" for n in range(5)})
+    loader = Loader(traps, StepBatches(2, 0, 100), LoaderConfig(workers=2, deadline_s=0.5))
+    with pytest.raises(VideoError, match=r"5 videos in a row failed; the last: .*no answer within"):
+        list(loader)
+
+
+def test_tensors_lie_in_the_memory_that_the_worker_filled(index: ClipIndex) -> None:
+    dataset = ClipDataset(index, frames=2, stride=3, views=2, seed=0)
+    ((sample,),) = Loader(dataset, StepBatches(1, 0, 1), LoaderConfig(workers=1))
+    address = sample.views[0].data_ptr()
+    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if "vidssl" in line]
+    edges = [[int(edge, 16) for edge in line.split()[0].split("-")] for line in mapped]
+    assert any(start <= address < end for start, end in edges)
+    sample.views[0][0] = 3
+    assert sample.views[0][0].eq(3).all()
+
+
 def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(ValidationError, match="workers"):
         LoaderConfig(workers=-1)

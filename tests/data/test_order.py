@@ -22,11 +22,14 @@ def test_a_place_is_the_same_whatever_was_asked_before() -> None:
     assert forth == back[::-1]
 
 
-def test_further_places_go_round_within_the_epoch() -> None:
-    order = Order(5, seed=1)
-    first = [order.at(5 + place)[1] for place in range(5)]
-    assert [order.at(5 + 3, further)[1] for further in range(5)] == first[3:] + first[:3]
-    assert {order.at(5 + 3, further)[0] for further in range(5)} == {1}
+def test_attempts_meet_every_sample_of_the_epoch_and_none_of_the_neighbours() -> None:
+    order = Order(100, seed=1)
+    tried = [order.at(100 + 7, attempt) for attempt in range(100)]
+    assert sorted(tried) == [(1, sample) for sample in range(100)]
+    # 0.382 * 100 = 38, which shares a divisor with 100: 39 places on, 78, 117 - 100 = 17, ...
+    places = [order.at(100 + place) for place in (7, 46, 85, 24)]
+    assert tried[:4] == places
+    assert [Order(1, seed=0).at(3, attempt) for attempt in range(2)] == [(3, 0), (3, 0)]
 
 
 def test_an_order_over_nothing_is_refused() -> None:

@@ -3,25 +3,25 @@
 Array suffixes: T frames, H and W pixels, P people, K classes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from vidssl.ava.annotations import KeyFrame, PersonBoxes
 from vidssl.data.order import Order, rng_for
-from vidssl.errors import AnnotationError, VideoError, listed
+from vidssl.data.samples import MAX_FAILURES, Failed, Samples
+from vidssl.errors import AnnotationError, listed
 from vidssl.features import Bank, Window, WindowConfig
 from vidssl.video.index import ClipIndex
-from vidssl.video.reader import Reader, open_reader
+from vidssl.video.reader import Decoder, open_reader
 from vidssl.video.sampling import centred_times
 from vidssl.video.storage import Location, video_id
 
-MAX_FAILURES = 16
 END_SLACK_S = 0.5  # a key frame may lie this far behind the last frame's end
 
 
@@ -67,6 +67,7 @@ class Reading:
     short_side_px: int | None = None
     window: WindowConfig | None = None
     """The part of a feature bank that comes along; None without a bank."""
+    decoder: Decoder = "auto"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class KeyFrameSample:
     clip: Tensor
     seed: int = 0
     window: Window | None = None
-    failed: tuple[tuple[str, str], ...] = ()
+    failed: Failed = ()
 
 
 @dataclass(frozen=True)
@@ -132,42 +133,67 @@ def place(moments: Sequence[Moment], index: ClipIndex, reasons: Mapping[str, str
     )
 
 
-class KeyFrameDataset(Dataset[KeyFrameSample]):
+@dataclass(frozen=True)
+class KeyFramePlan:
+    """Key frames of one video to read together, and what each draws at random."""
+
+    location: Location
+    moments: tuple[Moment, ...]
+    seeds: tuple[int, ...]
+
+
+def read_keyframes(reading: Reading, bank: Bank | None, plan: KeyFramePlan) -> list[KeyFrameSample]:
+    """Return the samples of a plan; clips that overlap share their decoded frames.
+
+    Raises:
+        VideoError: if the video cannot be read.
+    """
+    times_s = [centred_times(m.timestamp, reading.frames, reading.stride) for m in plan.moments]
+    with open_reader(plan.location, reading.decoder) as reader:
+        clip = reader.frames_at(np.concatenate(times_s), reading.short_side_px)
+    parts = np.split(clip.frames, len(plan.moments))
+    return [
+        KeyFrameSample(m, torch.from_numpy(c), s, read_window(bank, m, reading.window, s))
+        for m, c, s in zip(plan.moments, parts, plan.seeds, strict=True)
+    ]
+
+
+def _read_one(reading: Reading, bank: Bank | None, plan: KeyFramePlan) -> KeyFrameSample:
+    return read_keyframes(reading, bank, plan)[0]
+
+
+class KeyFrameDataset(Samples[KeyFramePlan, KeyFrameSample]):
     """Training samples by position in the endless order."""
 
     def __init__(self, placed: Placed, reading: Reading, seed: int, bank: Bank | None) -> None:
-        self.placed, self.reading, self.bank = placed, reading, bank
+        self.placed = placed
         self.order = Order(len(placed.moments), seed)
+        self._read = partial(_read_one, reading, bank)
+
+    @property
+    def read(self) -> Callable[[KeyFramePlan], KeyFrameSample]:
+        """What reads a plan."""
+        return self._read
 
     def __len__(self) -> int:
         """Return the number of key frames; positions go on past it, into further epochs."""
         return len(self.placed.moments)
 
-    def __getitem__(self, position: int) -> KeyFrameSample:
-        """Return the sample at ``position``; the next of the order if its video fails.
+    def plan(self, position: int, attempt: int = 0) -> KeyFramePlan | None:
+        """Return the key frame at a position; another of the order if its video fails."""
+        if attempt >= min(MAX_FAILURES, len(self)):
+            return None
+        epoch, index = self.order.at(position, attempt)
+        moment = self.placed.moments[index]
+        seed = int(rng_for(self.order.seed, epoch, index).integers(2**62))
+        return KeyFramePlan(self.placed.paths[moment.video], (moment,), (seed,))
 
-        Raises:
-            VideoError: if too many fail in a row.
-        """
-        failed: list[tuple[str, str]] = []
-        for attempt in range(min(MAX_FAILURES, len(self))):
-            epoch, index = self.order.at(position, attempt)
-            moment = self.placed.moments[index]
-            rng = rng_for(self.order.seed, epoch, index)
-            path = self.placed.paths[moment.video]
-            try:
-                with open_reader(path) as reader:
-                    clip = read_clip(reader, moment.timestamp, self.reading)
-            except VideoError as error:
-                failed.append((path, str(error)))
-                continue
-            seed = int(rng.integers(2**62))
-            window = read_window(self.bank, moment, self.reading.window, seed)
-            return KeyFrameSample(moment, clip, seed, window, tuple(failed))
-        raise VideoError(f"{len(failed)} videos in a row failed; the last: {failed[-1][1]}")
+    def tell(self, sample: KeyFrameSample, failed: Failed) -> KeyFrameSample:
+        """Return the sample with word of the videos that failed before it."""
+        return replace(sample, failed=failed)
 
 
-class VideoChunks(Dataset[list[KeyFrameSample]]):
+class VideoChunks(Samples[KeyFramePlan, list[KeyFrameSample]]):
     """Every key frame once, in chunks of one video each, in order of time.
 
     Clips of a chunk that overlap share their decoded frames. A chunk whose video fails gives
@@ -175,31 +201,34 @@ class VideoChunks(Dataset[list[KeyFrameSample]]):
     """
 
     def __init__(self, placed: Placed, reading: Reading, chunk: int, bank: Bank | None) -> None:
-        self.placed, self.reading, self.bank = placed, reading, bank
+        self.placed = placed
         self.chunks = list(chunks(placed.moments, chunk))
+        self._read = partial(read_keyframes, reading, bank)
+
+    @property
+    def read(self) -> Callable[[KeyFramePlan], list[KeyFrameSample]]:
+        """What reads a plan."""
+        return self._read
 
     def __len__(self) -> int:
         """Return the number of chunks."""
         return len(self.chunks)
 
-    def __getitem__(self, index: int) -> list[KeyFrameSample]:
-        """Return the samples of one chunk."""
-        moments = [self.placed.moments[i] for i in self.chunks[index]]
-        path = self.placed.paths[moments[0].video]
-        reading = self.reading
-        times_s = [centred_times(k.timestamp, reading.frames, reading.stride) for k in moments]
-        try:
-            with open_reader(path) as reader:
-                clip = reader.frames_at(np.concatenate(times_s), reading.short_side_px)
-        except VideoError as error:
-            failed = ((path, str(error)),)
-            empty = torch.empty(0, dtype=torch.uint8)
-            return [KeyFrameSample(moment, empty, failed=failed) for moment in moments]
-        clips = [torch.from_numpy(part) for part in np.split(clip.frames, len(moments))]
-        return [
-            KeyFrameSample(k, c, window=read_window(self.bank, k, reading.window, seed=0))
-            for k, c in zip(moments, clips, strict=True)
-        ]
+    def plan(self, position: int, attempt: int = 0) -> KeyFramePlan | None:
+        """Return the chunk at a position; nothing takes the place of one that fails."""
+        if attempt or position >= len(self):
+            return None
+        moments = tuple(self.placed.moments[i] for i in self.chunks[position])
+        return KeyFramePlan(self.placed.paths[moments[0].video], moments, (0,) * len(moments))
+
+    def lost(self, plan: KeyFramePlan, failed: Failed) -> list[KeyFrameSample]:
+        """Return samples with an empty clip that tell why."""
+        empty = torch.empty(0, dtype=torch.uint8)
+        return [KeyFrameSample(moment, empty, failed=failed) for moment in plan.moments]
+
+    def tell(self, sample: list[KeyFrameSample], failed: Failed) -> list[KeyFrameSample]:
+        """Return the samples with word of what failed before them."""
+        return [replace(one, failed=failed) for one in sample]
 
 
 def chunks(moments: Sequence[Moment], size: int) -> Iterator[NDArray[np.int64]]:
@@ -210,12 +239,6 @@ def chunks(moments: Sequence[Moment], size: int) -> Iterator[NDArray[np.int64]]:
     for part in np.split(np.array(order, dtype=np.int64), edges):
         for start in range(0, len(part), size):
             yield part[start : start + size]
-
-
-def read_clip(reader: Reader, timestamp_s: float, reading: Reading) -> Tensor:
-    """Return the clip around a moment, ``(T, H, W, 3)``, uint8."""
-    times_s = centred_times(timestamp_s, reading.frames, reading.stride)
-    return torch.from_numpy(reader.frames_at(times_s, reading.short_side_px).frames)
 
 
 def read_window(

@@ -1,20 +1,25 @@
-"""The loader: PyTorch's own, with disposable workers that start without a fork.
+"""The loader: samples read beside the training, in disposable processes with a deadline.
 
-A decoder that was opened before a fork hangs or fails after it, so workers come from a fork server
-and open what they read themselves.
+Samples arrive in the order of their positions through memory that both processes map. A video that
+hangs, crashes or starves its process costs one clip: the next of the order takes its place, as if
+it could not have been decoded.
 """
 
+import copyreg
 import resource
-import signal
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from multiprocessing import resource_tracker
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import NonNegativeInt, PositiveInt
-from torch.utils.data import DataLoader, Dataset
+import torch
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
 
+from vidssl.data.samples import Failed, Samples
 from vidssl.section import Section
+from vidssl.video.workers import Failure, Limits, Workers
 
 Sample = TypeVar("Sample")
 
@@ -23,62 +28,116 @@ class LoaderConfig(Section):
     """How samples are read beside the training."""
 
     workers: NonNegativeInt = 2
-    """Processes that decode; 0 decodes in the training process, between its steps."""
+    """Processes that decode; 0 decodes in the training process, between its steps, and waits for
+    ever for a decoder that hangs."""
     prefetch: PositiveInt = 4
-    """Batches that each worker keeps ready."""
+    """Batches that are kept ready."""
+    augment: Literal["auto", "workers", "device"] = "auto"
+    """Where clips are augmented: on the training's device, or in the workers, so that they arrive
+    ready; ``auto`` takes the workers where the training runs on the CPU."""
+    deadline_s: PositiveFloat = 60.0
+    """A sample that takes longer is given up, and its process ended."""
+    memory_gb: PositiveFloat | None = 4.0
+    """How much a worker may take for one sample, in GiB; null sets no limit."""
 
 
 class Loader(Generic[Sample]):
-    """Gives a list of samples for each list of positions in ``batches``."""
+    """Gives a list of samples for each list of positions in ``batches``.
+
+    Samples are kept apart: clips of different videos differ in size until they are augmented.
+    """
 
     def __init__(
-        self, dataset: Dataset[Sample], batches: Iterable[Sequence[int]], config: LoaderConfig
+        self,
+        samples: Samples[Any, Sample],
+        batches: Iterable[Sequence[int]],
+        config: LoaderConfig,
     ) -> None:
-        options: dict[str, Any] = {}
-        if config.workers:
-            options = {
-                "multiprocessing_context": "forkserver",
-                "prefetch_factor": config.prefetch,
-                "num_workers": config.workers,
-                "worker_init_fn": _leave_stopping_to_the_parent,
-            }
-        self._loader: DataLoader[Any] = DataLoader(
-            dataset,
-            batch_sampler=batches,  # type: ignore[arg-type]
-            collate_fn=_as_list,
-            **options,
-        )
+        self.samples, self.batches, self.config = samples, batches, config
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        """Start the workers, if there are any, and give their batches in order."""
+        """Start the workers, if there are any, and give their batches in order.
+
+        Raises:
+            VideoError: if too many videos fail in a row.
+        """
+        if self.config.workers:
+            return self._beside()
+        return ([self.samples[position] for position in batch] for batch in self.batches)
+
+    def _beside(self) -> Iterator[list[Sample]]:
         _allow_many_files()
-        with _ctrl_c_held_back():
-            return iter(self._loader)
+        limits = Limits(self.config.deadline_s, self.config.memory_gb)
+        read = partial(_read, self.samples.read)
+        sizes: deque[int] = deque()
+        modules = {type(self.samples).__module__, type(self.samples.read).__module__}
+        with Workers(read, self.config.workers, limits, start_reading, modules=modules) as workers:
+            # The batches are read ahead of the samples by the thread that hands them out.
+            run = workers.run(self._tickets(sizes), ahead=self._ahead(), instead=self._instead)
+            batch: list[Sample] = []
+            for answer in run:
+                batch.append(self._sample(answer))
+                if len(batch) == sizes[0]:
+                    sizes.popleft()
+                    yield batch
+                    batch = []
+
+    def _ahead(self) -> int:
+        first = next(iter(self.batches), ())
+        return max(1, self.config.prefetch * len(first))
+
+    def _tickets(self, sizes: "deque[int]") -> Iterator["_Ticket"]:
+        for batch in self.batches:
+            sizes.append(len(batch))
+            for position in batch:
+                plan = self.samples.plan(position)
+                yield _Ticket(position, plan)
+
+    def _instead(self, ticket: "_Ticket", failure: Failure) -> "_Ticket":
+        """Return the ticket of what takes a failed one's place, or of the loss."""
+        failed = (*ticket.failed, (ticket.plan.location, _words(ticket, failure)))
+        plan = self.samples.plan(ticket.position, len(failed))
+        return _Ticket(ticket.position, plan or ticket.plan, failed, lost=plan is None)
+
+    def _sample(self, answer: Any) -> Sample:
+        ticket, sample = answer
+        if ticket.lost:
+            return self.samples.lost(ticket.plan, ticket.failed)
+        return self.samples.tell(sample, ticket.failed) if ticket.failed else sample
 
 
-def _leave_stopping_to_the_parent(worker: int) -> None:
-    """Let Ctrl-C reach the training alone, which saves and then ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@dataclass(frozen=True)
+class _Ticket:
+    """What a worker is asked for, and what was tried before at this position."""
+
+    position: int
+    plan: Any
+    failed: Failed = ()
+    lost: bool = False
 
 
-@contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
-    """Hold Ctrl-C back here, and in the processes that are started meanwhile for good."""
-    resource_tracker.ensure_running()  # starting it would let signals through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def start_reading() -> None:
+    """Make this process one that reads: one thread, and tensors that travel like arrays."""
+    torch.set_num_threads(1)
+    copyreg.pickle(Tensor, _as_array)
+
+
+def _read(read: Any, ticket: _Ticket) -> tuple[_Ticket, Any]:
+    return ticket, None if ticket.lost else read(ticket.plan)
+
+
+def _words(ticket: _Ticket, failure: Failure) -> str:
+    if failure.reason in {"timeout", "crashed", "memory"}:
+        return f"{ticket.plan.location}: {failure.message}"
+    return failure.message
+
+
+def _as_array(tensor: Tensor) -> tuple[Any, ...]:
+    return torch.from_numpy, (tensor.numpy(),)
 
 
 def _allow_many_files() -> None:
-    """Raise the limit of open files: each tensor on its way from a worker is one."""
+    """Raise the limit of open files: each sample on its way from a worker is one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _as_list(samples: list[Sample]) -> list[Sample]:
-    """Keep samples apart: clips of different videos differ in size until they are augmented."""
-    return samples

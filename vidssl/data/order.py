@@ -5,6 +5,7 @@ each in its own permutation. Step s of a global batch of B takes positions s * B
 and rank r of R takes every R-th of them, so the global batch does not depend on R.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,11 +26,24 @@ class Order:
         if self.length < 1:
             raise ValueError(f"an order needs at least 1 sample, got {self.length}")
 
-    def at(self, position: int, further: int = 0) -> tuple[int, int]:
-        """Return (epoch, sample) at a position, or some places further on in the same epoch."""
+    def at(self, position: int, attempt: int = 0) -> tuple[int, int]:
+        """Return (epoch, sample) at a position, or what takes its place after failed attempts.
+
+        Attempts stride through the epoch, so that the one in the place of a broken sample is not
+        among its neighbours in the batch; all samples are met once before any is met again.
+        """
         epoch, place = divmod(position, self.length)
         order = _permutation(self.length, self.seed, epoch)
-        return epoch, int(order[(place + further) % self.length])
+        return epoch, int(order[(place + attempt * _stride(self.length)) % self.length])
+
+
+@lru_cache(maxsize=8)
+def _stride(length: int) -> int:
+    """Return a step of about 0.382 of the length that shares no divisor with it."""
+    stride = max(1, round(length * 0.381966))
+    while math.gcd(stride, length) > 1:
+        stride += 1
+    return stride
 
 
 @lru_cache(maxsize=2)

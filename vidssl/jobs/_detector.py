@@ -85,7 +85,7 @@ def save_detector(
     folder: Path, detector: Detector, plan: Detection, labels: LabelMap, bank: Bank | None
 ) -> str:
     """Write the detector and its encoder alone, each with a card; return the former's hash."""
-    common = {"decoder": decoder_version(), "code": __version__}
+    common = {"decoder": decoder_version(plan.decoder), "code": __version__}
     backbone = plan.backbone.model_dump(mode="json")
     trained_by = {"task": plan.task, "steps": plan.optim.steps}
     save_weights(
@@ -142,7 +142,7 @@ def reading(plan: Detection) -> Reading:
     """Return how the recipe's clips and windows are read."""
     window = plan.head.operator.window if plan.head.operator else None
     frames, stride = plan.backbone.frames, plan.backbone.stride
-    return Reading(frames, stride, plan.decode_short_side_px, window)
+    return Reading(frames, stride, plan.decode_short_side_px, window, plan.decoder)
 
 
 def place_moments(

@@ -9,10 +9,10 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
 from vidssl.data.loader import Loader, LoaderConfig
 from vidssl.data.order import StepBatches
+from vidssl.data.samples import Failed, Samples
 from vidssl.errors import CheckpointError, RecipeError
 from vidssl.nn.distributed import rank, world_size
 from vidssl.recipe import Detection, Pretrain
@@ -46,7 +46,7 @@ class Failing(Protocol):
     """A sample that tells of the videos that failed before it: pairs of path and error."""
 
     @property
-    def failed(self) -> tuple[tuple[str, str], ...]:
+    def failed(self) -> Failed:
         """What failed."""
 
 
@@ -71,7 +71,7 @@ def trainer(module: nn.Module, plan: Pretrain | Detection, samples: int, data: s
     return Trainer(module, length, device_of(plan.device))
 
 
-def batches(dataset: Dataset[Sample], batch: int, config: LoaderConfig) -> Batches[Sample]:
+def batches(dataset: Samples[Any, Sample], batch: int, config: LoaderConfig) -> Batches[Sample]:
     """Return what gives this process's share of the batches of some steps."""
 
     def between(first: int, last: int) -> Iterable[list[Sample]]:
@@ -106,7 +106,7 @@ def noting_failures(folder: RunFolder) -> Callable[[Sequence[Failing]], None]:
 def forecast(
     plan: Pretrain | Detection,
     trained: Trainer,
-    dataset: Dataset[Sample],
+    dataset: Samples[Any, Sample],
     prepare: Callable[[Sequence[Sample], int], Any],
     *,
     samples: int,

@@ -80,7 +80,7 @@ def run(
         "recipe": plan.model_dump(mode="json", exclude={"loader", "device", "batch"}),
         "boxes": [sha256(path)[:16] for path in boxes],
         "videos": _fingerprint(placed),
-        "decoder": decoder_version(),
+        "decoder": decoder_version(plan.decoder),
     }
     identity = BankIdentity(card["hash"], details)
     writer = BankWriter(out, dim=trunk.features, identity=identity, plan=shards)
@@ -119,7 +119,10 @@ class _Extractor:
         self.trunk = trunk.to(self.device).eval()
         self.pool = RoIHead(trunk.spatial_stride, resolution=plan.roi_resolution)
         self.reading = Reading(
-            plan.backbone.frames, plan.backbone.stride, plan.decode_short_side_px
+            plan.backbone.frames,
+            plan.backbone.stride,
+            plan.decode_short_side_px,
+            decoder=plan.decoder,
         )
         view = DetectionConfig(test_short_side_px=plan.short_side_px)
         self.batch = shared.batcher(view, trunk.spatial_stride, self.device, training=False)

@@ -4,6 +4,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -12,7 +13,7 @@ import torch
 from vidssl import __version__
 from vidssl.augment.views import ssl_views
 from vidssl.backbones import Encoder
-from vidssl.data.clips import ClipDataset, ClipSample
+from vidssl.data.clips import ClipDataset, ClipReading, ClipSample, augmented
 from vidssl.jobs import _training as training
 from vidssl.jobs import index as index_job
 from vidssl.jobs import report
@@ -116,7 +117,7 @@ def save_encoder(folder: Path, encoder: Encoder, plan: Pretrain, *, steps: int) 
         "backbone": plan.backbone.model_dump(mode="json"),
         "features": encoder.features,
         "trained_by": {"task": plan.task, "method": plan.method.name, "steps": steps},
-        "decoder": decoder_version(),
+        "decoder": decoder_version(plan.decoder),
         "code": __version__,
     }
     return save_weights(folder, "encoder", encoder, card)
@@ -131,22 +132,34 @@ def _prepare(plan: Pretrain, index: ClipIndex) -> tuple[Trainer, ClipDataset]:
         stride=plan.backbone.stride,
         views=method.num_views,
         seed=plan.seed,
-        short_side_px=plan.decode_short_side_px,
+        reading=_reading(plan),
     )
     return training.trainer(method, plan, len(index), index.fingerprint()), dataset
+
+
+def _reading(plan: Pretrain) -> ClipReading:
+    """Return how clips are read: as frames for the device, or augmented by the workers."""
+    where = plan.loader.augment
+    if where == "auto":
+        where = "workers" if device_of(plan.device).type == "cpu" else "device"
+    finish = partial(augmented, plan.augment) if where == "workers" else None
+    return ClipReading(plan.decode_short_side_px, plan.decoder, finish)
 
 
 def _on_device(
     plan: Pretrain, device: torch.device
 ) -> Callable[[Sequence[ClipSample], int], Batch]:
-    """Return what puts raw samples on the device and augments each view there."""
+    """Return what puts samples on the device, and augments there what is not yet."""
 
     def prepare(samples: Sequence[ClipSample], step: int) -> Batch:
         views = []
         for view in range(len(samples[0].views)):
             clips = [sample.views[view].to(device, non_blocking=True) for sample in samples]
+            if clips[0].is_floating_point():  # the workers have augmented them
+                views.append(torch.stack(clips))
+                continue
             seeds = [sample.seed + view for sample in samples]
-            views.append(ssl_views(clips, seeds, plan.augment))
+            views.append(ssl_views(clips, seeds, plan.augment, view))
         return Batch(tuple(views), step)
 
     return prepare

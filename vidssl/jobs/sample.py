@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vidssl.augment import geometry
-from vidssl.augment.views import MEAN, STD, SSLConfig, ssl_views
-from vidssl.data.clips import ClipDataset, ClipSample
+from vidssl.augment.views import MEAN, STD, SSLConfig, draw_view, ssl_views
+from vidssl.data.clips import ClipDataset, ClipReading, ClipSample
 from vidssl.errors import OutputError
 from vidssl.files import replacing
 from vidssl.progress import Progress, silent
@@ -81,7 +80,7 @@ def run(
 
 def augmented(clip: ClipSample, view: int, config: SSLConfig) -> NDArray[np.uint8]:
     """Return a view as the method sees it, ``(T, crop, crop, 3)``, in colours that can be shown."""
-    batch_BCTHW = ssl_views([clip.views[view]], [clip.seed + view], config)
+    batch_BCTHW = ssl_views([clip.views[view]], [clip.seed + view], config, view)
     shown_CTHW = batch_BCTHW[0].mul(STD).add(MEAN).clamp(0, 1).mul(255).round()
     return shown_CTHW.permute(1, 2, 3, 0).to(torch.uint8).numpy()
 
@@ -89,15 +88,7 @@ def augmented(clip: ClipSample, view: int, config: SSLConfig) -> NDArray[np.uint
 def crop_box(clip: ClipSample, view: int, config: SSLConfig) -> NDArray[np.float64]:
     """Return the part of the picture that a view keeps, ``(1, 4)``, normalised."""
     _, height, width, _ = clip.views[view].shape
-    # The crop is the first that a view's generator draws.
-    crop = geometry.random_resized_crop(
-        np.random.default_rng(clip.seed + view),
-        height,
-        width,
-        crop_px=config.crop_px,
-        area=config.area,
-        aspect=config.aspect,
-    )
+    crop = draw_view(clip.seed + view, (height, width), config.of(view)).crop
     return np.array([[crop.left, crop.top, crop.right, crop.bottom]])
 
 
@@ -125,7 +116,7 @@ def _dataset(plan: Pretrain, index: ClipIndex) -> ClipDataset:
         stride=plan.backbone.stride,
         views=method.num_views,
         seed=plan.seed,
-        short_side_px=plan.decode_short_side_px,
+        reading=ClipReading(plan.decode_short_side_px, plan.decoder),
     )
 
 

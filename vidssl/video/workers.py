@@ -78,19 +78,23 @@ class Workers(Generic[Task, Result]):
         count: int,
         limits: Limits | None = None,
         start: Callable[[], None] | None = None,
+        *,
+        modules: Iterable[str] = (),
     ) -> None:
-        """Take what to do; processes start with the first run."""
+        """Take what to do; processes start with the first run.
+
+        ``modules`` are imported once, before all processes part, so that a new one is there in a
+        moment.
+        """
         if count < 1:
             raise ValueError(f"expected at least 1 worker, got {count}")
         self.limits = limits or Limits()
         self._spawn = functools.partial(_Worker, function, start, self.limits)
         self._workers: list[_Worker] = []
         self._count = count
+        self._running: _Run[Task, Result] | None = None
         self._context = multiprocessing.get_context("forkserver")
-        called: Any = function
-        while isinstance(called, functools.partial):
-            called = called.func
-        self._context.set_forkserver_preload([called.__module__, __name__])
+        self._context.set_forkserver_preload([*modules, __name__])
 
     def __enter__(self) -> Self:
         """Return the workers themselves."""
@@ -106,7 +110,9 @@ class Workers(Generic[Task, Result]):
         self.close()
 
     def close(self) -> None:
-        """End every process, whatever it does."""
+        """End every process, whatever it does, and the run that they are in."""
+        if self._running is not None:
+            self._running.end()
         for worker in self._workers:
             worker.kill()
         self._workers.clear()
@@ -134,16 +140,12 @@ class Workers(Generic[Task, Result]):
         if not self._workers:
             with _ctrl_c_held_back():
                 self._workers = [self._spawn(self._context) for _ in range(self._count)]
-        run = _Run(self, iter(tasks), max(ahead, 1), instead)
-        thread = threading.Thread(target=run.watch, name="vidssl workers", daemon=True)
-        thread.start()
+        self._running = run = _Run(self, iter(tasks), max(ahead, 1), instead)
         try:
             while (item := run.take()) is not _END:
                 yield item
         finally:
-            run.stop()
-            thread.join()
-            run.close()
+            run.end()
 
     def replace(self, worker: "_Worker") -> "_Worker":
         """Kill a worker, and return the one that takes its place."""
@@ -178,7 +180,7 @@ class _Ticket(Generic[Task]):
 
 
 class _Run(Generic[Task, Result]):
-    """One pass through some tasks; ``watch`` runs in a thread of its own."""
+    """One pass through some tasks, watched over by a thread of its own."""
 
     def __init__(
         self,
@@ -194,10 +196,12 @@ class _Run(Generic[Task, Result]):
         self.exhausted = False
         self.done: dict[int, Result | Failure] = {}
         self.error: BaseException | None = None
-        self.stopped = False
+        self.stopped = self.ended = False
         self.changed = threading.Condition()
         self.wake_r, self.wake_w = os.pipe()
         os.set_blocking(self.wake_w, False)
+        self.thread = threading.Thread(target=self.watch, name="vidssl workers", daemon=True)
+        self.thread.start()
 
     def take(self) -> Result | Failure:
         """Return the next result in order, or the end."""
@@ -215,10 +219,14 @@ class _Run(Generic[Task, Result]):
         self._wake()
         return item
 
-    def stop(self) -> None:
-        """Have the watch end."""
-        self.stopped = True
-        self._wake()
+    def end(self) -> None:
+        """Stop watching and release what the two threads woke each other with; once is enough."""
+        if not self.ended:
+            self.ended = self.stopped = True
+            self._wake()
+            self.thread.join()
+            os.close(self.wake_r)
+            os.close(self.wake_w)
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):  # full: it will wake all the same
@@ -238,11 +246,6 @@ class _Run(Generic[Task, Result]):
             for worker in self.workers.each():
                 if worker.tickets:
                     self.workers.replace(worker)
-
-    def close(self) -> None:
-        """Release what the two threads woke each other with."""
-        os.close(self.wake_r)
-        os.close(self.wake_w)
 
     def _finished(self) -> bool:
         with self.changed:
@@ -304,7 +307,7 @@ class _Run(Generic[Task, Result]):
             if worker.pipe.poll():  # it has spoken in the meantime
                 continue
             if worker.ready:
-                self._bury(worker, "timeout", f"no answer within {limit_s:g} s; it was ended")
+                self._bury(worker, "timeout", f"gave no answer within {limit_s:g} s")
             else:
                 self._bury(worker, "crashed", f"did not start within {START_S:g} s")
 
