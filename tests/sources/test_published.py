@@ -97,6 +97,26 @@ def test_uncut_kinetics_has_the_times_of_its_entries(tmp_path: Path) -> None:
     assert listing.entries["split"].to_pylist() == ["val", "val"]
 
 
+def test_line_ends_and_a_byte_order_mark_change_nothing(tmp_path: Path) -> None:
+    touch(tmp_path, f"{A}.mp4", f"{B}.mp4")
+    found = []
+    for text in (THREE, "\ufeff" + THREE.replace("\n", "\r\n")):
+        (tmp_path / "val.csv").write_bytes(text.encode())
+        found.append(sources.read(f"kinetics:{tmp_path}"))
+    assert found[0] == found[1]
+
+
+def test_the_rows_of_a_large_list_are_columns(tmp_path: Path) -> None:
+    rows = "".join(
+        f"v{n % 50},{902 + n % 800:04d},0.1,0.1,0.5,0.9,{n % 80},1\n" for n in range(60_000)
+    )
+    (tmp_path / "ava_train_v2.2.csv").write_text(rows)
+    touch(tmp_path, *(f"v{n}.mp4" for n in range(50)))
+    entries = sources.read(f"ava:{tmp_path}").entries
+    assert len(entries) == 60_000
+    assert entries.nbytes < 50 * len(entries)  # a million rows: 50 MB
+
+
 def test_a_split_and_a_label_map_may_be_named(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text(THREE)
     (tmp_path / "val.csv").write_text(THREE)
@@ -110,6 +130,11 @@ def test_a_split_and_a_label_map_may_be_named(tmp_path: Path) -> None:
         sources.read(f"kinetics:{tmp_path}")
     with pytest.raises(SourceError, match=r"no row of the split 'trian', found train, val; did"):
         sources.read(f"kinetics:{tmp_path},list=val.csv,split=trian")
+    (tmp_path / "paths.txt").write_text(f"{A}.mp4 1\n")
+    with pytest.raises(
+        SourceError, match=r"kinetics: split=val, but the list is .*paths\.txt; name"
+    ):
+        sources.read(f"kinetics:{tmp_path},list=paths.txt,split=val")
     (tmp_path / "map.txt").write_text("swimming\nruning\njumping\n")
     with pytest.raises(SourceError, match=r"val\.csv:2: no class 'running' among 3; did you mean"):
         sources.read(f"kinetics:{tmp_path},list=val.csv,classes=map.txt")

@@ -398,6 +398,15 @@ def test_a_reader_says_that_the_server_has_gone(web: Web, heavy: Path) -> None:
             reader.frames_at(TIMES)
 
 
+def test_an_address_that_is_signed_for_reading_alone_is_read(
+    web: Web, heavy: Path, truth: np.ndarray
+) -> None:
+    (web.root / "heavy.mp4").write_bytes(heavy.read_bytes())
+    web.troubles = [403]  # to HEAD, which was not signed
+    with Reader(web.url("heavy.mp4?X-Amz-Signature=a%2Bb")) as reader:
+        assert np.array_equal(reader.frames_at(TIMES).frames, truth)
+
+
 def test_a_server_without_ranges_is_refused(web: Web, heavy: Path) -> None:
     (web.root / "heavy.mp4").write_bytes(heavy.read_bytes())
     web.ranges = False
@@ -453,6 +462,22 @@ def test_s3_is_read_by_parts_too(s3: Bucket, heavy: Path, truth: np.ndarray) -> 
     s3.put("empty.mp4", b"")
     with pytest.raises(VideoError, match="the file is empty"):
         opened("s3://videos/empty.mp4")
+
+
+def test_a_store_that_is_not_there_is_given_up_in_bounded_time(
+    s3: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as closed:  # bound, but listening to nobody
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        started = time.monotonic()
+        with pytest.raises(
+            VideoError, match=r"cannot be reached \(EndpointConnectionError, 2 tries"
+        ):
+            stat("s3://videos/a.mp4")
+    assert time.monotonic() - started < 20
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -534,6 +559,7 @@ def test_a_folder_and_a_list_of_a_store_are_sources(s3: Bucket) -> None:
         s3.put(key, b"x")
     assert sources.scan("s3://videos/k") == ["s3://videos/k/a/1.webm", "s3://videos/k/b/2.mp4"]
     assert sources.scan("s3://videos/k/") == sources.scan("s3://videos/k")
+    assert sources.scan(s3.put("v1.0/4.mp4", b"x")) == sources.scan("s3://videos/v1.0")
     listed = s3.put("k/list.csv", b"path,label\r\nb/2.mp4,run\r\ns3://videos/kept/3.mp4,walk\r\n")
     listing = sources.read(listed)
     assert listing.videos == ["s3://videos/k/b/2.mp4", "s3://videos/kept/3.mp4"]

@@ -27,7 +27,7 @@ import pkgutil
 from pathlib import Path
 
 from vidssl.errors import SourceError, VideoError, nearest
-from vidssl.sources._folder import scan_folder, whole_folder
+from vidssl.sources._folder import is_video, scan_folder, whole_folder
 from vidssl.sources._listing import ENTRIES, Ledger, Listing
 from vidssl.sources._place import Place, missing, parse
 from vidssl.video.storage import Location, file_name, is_address, member_of, protocol, shown
@@ -78,7 +78,7 @@ def _plain(source: Location) -> Listing:
         return listing.read(Place("listing", source, {}))
     if suffix in {".tar", ".tgz"} or ".tar." in file_name(source).lower():
         raise SourceError(f"{shown(source)}: an archive; name it as shards:{shown(source)}")
-    if is_address(source) and not suffix:
+    if is_address(source) and not is_video(file_name(source)):
         return whole_folder(source)
     return _one(source)
 

@@ -6,6 +6,7 @@ The rows are Arrow columns, not objects: a million of them cost some 50 MB.
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,8 @@ class Ledger:
     unusable: tuple[str, ...] = ()
     undecodable: tuple[str, ...] | None = None
     fingerprint: str = ""
-    """Of the ids that are present, whatever their order: two copies with one print hold the same
-    videos, though perhaps in other encodings."""
+    """Of the ids of a list that are present, whatever their order: two copies with one print hold
+    the same videos, though perhaps in other encodings. Empty where there is no list."""
 
     def indexed(self, undecodable: Iterable[Location]) -> "Ledger":
         """Return the ledger with the videos that an index set aside."""
@@ -73,12 +74,11 @@ class Ledger:
     def as_json(self) -> dict[str, object]:
         """Return the account for machines; of ``extra`` files the first are named."""
         found: dict[str, object] = {"expected": self.expected, "present": self.present}
-        for name in ("missing", "duplicates", "unusable", "undecodable", "extra"):
-            names = getattr(self, name)
-            limit = SHOWN_EXTRA if name == "extra" else None
-            found[name] = names and {"count": len(names), "names": [*map(shown, names[:limit])]}
-            if names is not None and not names:
-                found[name] = {"count": 0, "names": []}
+        for name in ("missing", "duplicates", "unusable", "undecodable"):
+            found[name] = _counted(getattr(self, name))
+        found["extra"] = {**_counted(self.extra[:SHOWN_EXTRA]), "count": len(self.extra)}
+        if self.undecodable is None:
+            found["undecodable"] = None
         return {**found, "fingerprint": self.fingerprint}
 
 
@@ -101,9 +101,7 @@ class Listing:
         cls, source: str, videos: Sequence[Location], unusable: Sequence[str] = ()
     ) -> "Listing":
         """Return videos of which nothing is known but that they are there."""
-        ledger = Ledger(
-            len(videos), len(videos), unusable=tuple(unusable), fingerprint=fingerprint(videos)
-        )
+        ledger = Ledger(len(videos), len(videos), unusable=tuple(unusable))
         return cls(source, list(videos), ENTRIES.empty_table(), ledger)
 
     def by_class(self) -> dict[int, tuple[int, int]]:
@@ -211,9 +209,13 @@ class Files:
     ) -> None:
         """Keep ``paths``; ``unusable`` tells of what else is there."""
         self.root, self.paths, self.unusable = root, paths, unusable
-        self._by_stem: dict[str, list[int]] = {}
-        for number, path in enumerate(paths):
-            self._by_stem.setdefault(video_id(path), []).append(number)
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[int]]:
+        numbers: dict[str, list[int]] = {}
+        for number, path in enumerate(self.paths):
+            numbers.setdefault(video_id(path), []).append(number)
+        return numbers
 
     def find(self, names: Sequence[str]) -> list[int]:
         """Return which of ``paths`` have the first of ``names`` that any has."""
@@ -252,6 +254,10 @@ def class_ids(names: Sequence[str]) -> tuple[NDArray[np.int64], dict[int, str]]:
     classes = {number: name for number, name in enumerate(sorted(set(names) - {""}))}
     number_of = {name: number for number, name in classes.items()}
     return np.array([number_of.get(name, -1) for name in names], np.int64), classes
+
+
+def _counted(names: Sequence[str] | None) -> dict[str, object]:
+    return {"count": len(names or ()), "names": [shown(name) for name in names or ()]}
 
 
 def _lists(labels: NDArray[np.int64] | Sequence[Sequence[int]] | None, count: int) -> pa.Array:

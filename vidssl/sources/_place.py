@@ -109,7 +109,7 @@ class Place:
         """
         named = self.path if self.is_list else self.file("list")
         if named:
-            return named
+            return named  # which may have a column for the split
         found = [
             path
             for path in self.usual(folders, patterns)
@@ -117,7 +117,7 @@ class Place:
         ]
         wanted = self.option("split")
         if len(found) > 1 and wanted:
-            found = [path for path in found if wanted in file_name(path).lower()] or found
+            found = [path for path in found if _tells(path, wanted)] or found
         if len(found) > 1:
             names = ", ".join(shown(file_name(path)) for path in found[:TOLD])
             raise SourceError(
@@ -125,13 +125,26 @@ class Place:
             )
         return found[0] if found else None
 
+    def check_split(self, path: Location) -> None:
+        """Do nothing if no split is asked for, or the name of the list at ``path`` tells of it.
+
+        Raises:
+            SourceError: if the list is of another split, as far as its name tells.
+        """
+        wanted = self.option("split")
+        if wanted and not _tells(path, wanted):
+            raise SourceError(
+                f"{self.source}: split={shown(wanted)}, but the list is {shown(path)}; "
+                "name the list of that split with list=FILE, or leave split out"
+            )
+
     def needed_list(
         self, folders: Sequence[str], patterns: Sequence[str], *, avoid: str = "$^"
     ) -> Location:
         """Return the list as ``list_file`` does.
 
         Raises:
-            SourceError: if there is none.
+            SourceError: if there is none, or it is of another split.
         """
         found = self.list_file(folders, patterns, avoid=avoid)
         if found is None:
@@ -139,6 +152,7 @@ class Place:
                 f"{shown(self.path)}: no list of {self.source} there "
                 f"(looked for {', '.join(patterns)}); name it with list=FILE"
             )
+        self.check_split(found)
         return found
 
 
@@ -199,13 +213,18 @@ def missing(path: str) -> str:
     return f"{shown(path)}: no such file or folder{hint}"
 
 
+def _tells(path: Location, split: str) -> bool:
+    """Return whether the name of a list tells of a split; ``validation`` and ``val`` are one."""
+    short = "val" if split.startswith("val") else split
+    return short.lower() in file_name(path).lower()
+
+
 def _names(folder: Location) -> list[str]:
     if is_address(folder):
         try:
-            names = [name[len(folder.rstrip("/")) + 1 :] for name in below(folder)]
+            return [file_name(name) for name in below(folder, depth=1)]
         except VideoError:
             return []  # a server without listings: the list must be named
-        return [name for name in names if "/" not in name]
     try:
         return sorted(os.listdir(folder))
     except OSError:

@@ -7,6 +7,7 @@ end in CRLF, and a byte order mark is passed over.
 import csv
 import io
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -136,17 +137,11 @@ def whole(text: str) -> int | None:
 
 def seconds(text: str) -> float | None:
     """Return a time in seconds, written as such or as ``HH:MM:SS.ss``; None for any other text."""
-    total = 0.0
-    parts = text.split(":")
-    if not text.isascii() or len(parts) > 3 or "_" in text:
+    if re.fullmatch(r"(\d{1,9}:){0,2}(\d{1,9}(\.\d*)?|\.\d+)", text, re.ASCII) is None:
         return None
-    for part in parts:
-        if not part or not (part[0].isdigit() or part[0] == ".") or not part[-1].isdigit():
-            return None
-        try:
-            total = 60 * total + float(part)
-        except ValueError:
-            return None
+    total = 0.0
+    for part in text.split(":"):
+        total = 60 * total + float(part)
     return total
 
 

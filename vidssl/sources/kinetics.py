@@ -37,7 +37,7 @@ from vidssl.video.storage import Location, file_name, shown, video_id
 
 OPTIONS = {
     "list": "the list file, from here or from the folder of the videos",
-    "split": "the rows to take of a csv, by its column split (train, val, ...)",
+    "split": "the rows of a csv, by its column split (train, val, ...), or which of several lists",
     "classes": "a file with the name of a class a line, in the order of their numbers",
     "cut": "no: the files are whole videos, which the times of the list are in",
     **OUTSIDE,
@@ -141,6 +141,7 @@ def _times(table: Table) -> list[tuple[int, int]]:
 def _rows_of_split(place: Place, table: Table) -> list[int]:
     wanted = place.option("split")
     if not wanted or "split" not in table.cells:
+        place.check_split(table.path)
         return list(range(len(table)))
     cells = table.cells["split"]
     names = SAME_SPLIT.get(wanted, (wanted,))
@@ -172,10 +173,11 @@ def _numbered(
 
 def _paths(place: Place, path: Location, files: Files, names: Sequence[str]) -> Listing:
     """Read ``PATH LABEL`` lists; the path's last two parts or its name alone find the video."""
+    place.check_split(path)
     ids, labels = [], []
     problems = Problems(path)
     for line, text in lines_of(path):
-        found = re.fullmatch(r"(.*?)[\s,]+(-?\d+)", text)
+        found = re.fullmatch(r"(.*?)[\s,]+(-?\d{1,9})", text)
         name, label = (found[1], int(found[2])) if found else (text, -1)
         name = name.strip().strip('"')
         if not place.outside and (why := leaves(files.root, name)):

@@ -32,6 +32,7 @@ from vidssl.sources._tables import (
     read_table,
     resolved,
     seconds,
+    whole,
 )
 from vidssl.video.storage import Location, is_address, member_of, protocol, shown, video_id
 
@@ -66,6 +67,7 @@ def _listing(
     path: Location, root: Location, lines: list[int], names: list[str], columns: Columns
 ) -> Listing:
     place_of = {name: resolved(root, name) for name in dict.fromkeys(names)}
+    id_of = {name: video_id(one) for name, one in place_of.items()}
     position = {one: number for number, one in enumerate(dict.fromkeys(place_of.values()))}
     absent = {name for name, one in place_of.items() if not _there(one)}
     if len(absent) == len(place_of):
@@ -88,12 +90,10 @@ def _listing(
         present=len(position) - len({place_of[name] for name in missing}),
         missing=missing,
         duplicates=tuple(twice),
-        fingerprint=fingerprint(video_id(place_of[n]) for n in place_of if n not in absent),
+        fingerprint=fingerprint(id_of[n] for n in place_of if n not in absent),
     )
     labels, classes = _labels(columns.more.get("label"), len(names))
-    where = Columns(
-        [video_id(place_of[name]) for name in names], labels, columns.start_s, columns.end_s
-    )
+    where = Columns([id_of[name] for name in names], labels, columns.start_s, columns.end_s)
     table = where.table({})
     at = pa.array([position[place_of[name]] for name in names], pa.int32())
     table = table.set_column(1, "video", at)
@@ -102,8 +102,10 @@ def _listing(
 
 def _there(video: Location) -> bool:
     """Return whether a file is there; of a store it is not asked, which would take a request."""
-    member = member_of(video)
-    return _there(member.tar) if member else is_address(video) or os.path.isfile(video)
+    member = member_of(video) if "!" in video else None
+    if member is not None:
+        return _there(member.tar)
+    return ("://" in video and is_address(video)) or os.path.isfile(video)
 
 
 def _labels(
@@ -111,7 +113,7 @@ def _labels(
 ) -> tuple[NDArray[np.int64] | None, dict[int, str]]:
     if cells is None:
         return None, {}
-    if all(cell.isdecimal() or cell in {"", "-1"} for cell in cells):
+    if all(whole(cell) is not None or cell in {"", "-1"} for cell in cells):
         return np.array([int(cell or -1) for cell in cells], np.int64), {}
     return class_ids(cells)
 

@@ -15,7 +15,7 @@ from vidssl.errors import SourceError, listed
 from vidssl.sources._folder import find
 from vidssl.sources._listing import Columns, Listing, class_ids, matched
 from vidssl.sources._place import TOLD, Place, beside
-from vidssl.sources._tables import read_text
+from vidssl.sources._tables import read_text, whole
 from vidssl.video.storage import Location, shown
 
 OPTIONS = {
@@ -61,7 +61,9 @@ def _numbered(
         labels, classes = class_ids(names)
         return labels, classes
     numbers = _json(at)
-    if not isinstance(numbers, dict) or not all(str(one).isdecimal() for one in numbers.values()):
+    if not isinstance(numbers, dict) or not all(
+        whole(str(one)) is not None for one in numbers.values()
+    ):
         raise SourceError(f"{shown(at)}: expected an object of class names and their numbers")
     lacking = sorted(set(names) - {""} - numbers.keys())
     if lacking:

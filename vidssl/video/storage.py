@@ -12,10 +12,13 @@ A location is a text, one of
 A file whose whole path looks like the third form is taken for the file that it is. Any other
 protocol (``ftp://``, ``concat:``) is refused unless it is the name of such a file.
 
-Of addresses only the parts that are wanted are read. Errors that pass (a reset connection, a
-time-out, a 5xx answer, a network disk's hiccup) are tried again after ``BACKOFF_S``; an absent or
-forbidden file is told of at once. Messages show an address without its user, password and query,
-which may be secrets.
+Of addresses only the parts that are wanted are read. Who asks is settled as the libraries of the
+stores have it: by their files and variables (``AWS_PROFILE``, ``AWS_ENDPOINT_URL``,
+``GOOGLE_APPLICATION_CREDENTIALS``), and by ``FSSPEC_S3_ANON=true`` for open buckets.
+
+Errors that pass (a reset connection, a time-out, a 5xx answer, a network disk's hiccup) are tried
+again after ``BACKOFF_S``; an absent or forbidden file is told of at once. Messages show an address
+without its user, password and query, which may be secrets.
 """
 
 import errno
@@ -32,7 +35,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 from urllib.parse import quote, unquote
 
@@ -66,7 +68,10 @@ _PASSING_ERRNO = {
     *(errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETRESET),
 }
 # By name, since the libraries of the stores need not be installed.
-_PASSING_NAMES = {"ClientConnectionError", "ClientPayloadError", "HTTPClientError"}
+_PASSING_NAMES = {
+    *("ClientConnectionError", "ClientPayloadError"),  # aiohttp
+    *("ConnectionError", "HTTPClientError"),  # botocore, whose own is not Python's
+}
 _PASSING_STATUS = {408, 425, 429}
 _NOT_A_FILE = "no such file"
 
@@ -116,6 +121,8 @@ def member_of(location: Location) -> Member | None:
 
 def is_address(location: Location) -> bool:
     """Return whether ``location`` begins with a protocol, known or not, and ``://``."""
+    if "://" not in location:
+        return False
     return _ADDRESS.match(location) is not None and not os.path.lexists(location)
 
 
@@ -196,8 +203,10 @@ def opened_bytes(location: Location, ahead_bytes: int = AHEAD_BYTES) -> BinaryIO
     return io.BufferedReader(_Window(location, _Disk(location), 0, size), ahead_bytes)
 
 
-def below(address: Location) -> list[Location]:
+def below(address: Location, depth: int | None = None) -> list[Location]:
     """Return the addresses of all files below a folder of a store, sorted.
+
+    A ``depth`` of 1 gives those of the folder alone.
 
     Raises:
         VideoError: if the store cannot list, or be reached.
@@ -208,24 +217,23 @@ def below(address: Location) -> list[Location]:
             f"{shown(address)}: {scheme} has no folders to list; name a video or a list of them"
         )
     store, path = _store(address)
-    names = _patiently(address, partial(store.find, path))
+    names = _patiently(address, partial(store.find, path, maxdepth=depth))
     return sorted(f"{scheme}://{name}" for name in names)
 
 
 def file_name(location: Location) -> str:
     """Return the last part of the name of a file, address or member."""
-    member = member_of(location)
-    if member is not None:
-        return PurePosixPath(member.name).name
-    if is_address(location):
+    member = member_of(location) if "!" in location else None
+    name = member.name if member else location
+    if member is None and "://" in location and is_address(location):
         bare = re.split(r"[?#]", location)[0] if location.startswith("http") else location
-        return PurePosixPath(unquote(bare)).name
-    return Path(location).name
+        name = unquote(bare) if location.startswith("http") else bare
+    return name.rstrip("/").rpartition("/")[2]  # not by pathlib: there may be millions
 
 
 def video_id(location: Location) -> str:
     """Return the name of a video that annotations know it by: its file's, without the suffix."""
-    return PurePosixPath(file_name(location)).stem
+    return os.path.splitext(file_name(location))[0]
 
 
 # --- files on this machine
@@ -423,6 +431,7 @@ def _store(address: Location) -> tuple[Any, str]:
     import fsspec
 
     scheme = protocol(address)
+    options: dict[str, Any]
     try:
         if PROTOCOLS[scheme] == "http":
             import aiohttp
@@ -430,10 +439,14 @@ def _store(address: Location) -> tuple[Any, str]:
             limits = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=30)
             # Ready for the wire already: to be quoted again would break a signed address.
             exact = quote(address, safe="%/:=&?~#+!$,;'@()*[]")
-            options: dict[str, Any] = {"encoded": True, "client_kwargs": {"timeout": limits}}
+            options = {"encoded": True, "client_kwargs": {"timeout": limits}}
             return fsspec.filesystem("http", **options), exact
         # What is listed would be remembered, and a changed file told of as it was.
-        store = fsspec.filesystem(scheme, use_listings_cache=False)
+        options = {"use_listings_cache": False}
+        if scheme == "s3":  # trying again is done here
+            limited = {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 1}}
+            options["config_kwargs"] = limited
+        store = fsspec.filesystem(scheme, **options)
     except ImportError as error:
         extra = PROTOCOLS[scheme]
         raise VideoError(
