@@ -4,13 +4,18 @@ import importlib
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from vidssl.errors import VideoError, VidsslError
@@ -126,6 +131,52 @@ def test_a_transport_stream_under_another_name_is_refused_at_once(
     with pytest.raises(VideoError, match="mpegts") as caught:
         reader(str(stream))
     assert caught.value.reason == "unsupported"
+
+
+def test_a_picture_that_changes_its_size_keeps_the_first_or_is_refused(
+    reader: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "sizes.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for number, packet in enumerate([*encoded(96, 64), *encoded(192, 128)]):
+            packet.pts = packet.dts = number
+            packet.time_base, packet.stream = Fraction(1, 10), stream
+            container.mux(packet)
+    refusals = 0
+    for times_s in (np.array([0.5]), np.array([1.5]), np.array([0.5, 1.5])):
+        try:
+            with reader(str(path)) as opened:
+                clip = opened.frames_at(times_s)
+        except VideoError:
+            refusals += 1
+        else:
+            assert clip.frames.shape[1:] == (64, 96, 3)
+    assert refusals <= 2
+
+
+def encoded(width: int, height: int) -> list["Packet[VideoStream]"]:
+    """Return the packets of ten grey frames."""
+    context = VideoCodecContext.create("libvpx", "w")
+    context.width, context.height, context.pix_fmt = width, height, "yuv420p"
+    context.time_base = Fraction(1, 10)
+    frames = [av.VideoFrame(width, height, "yuv420p") for _ in range(10)]
+    for number, frame in enumerate(frames):
+        frame.pts, frame.time_base = number, Fraction(1, 10)
+    return [packet for frame in (*frames, None) for packet in context.encode(frame)]
+
+
+def test_a_member_of_a_tar_is_read_where_it_lies(
+    reader: Any, video: Path, tmp_path: Path, read_numbers: Numbers
+) -> None:
+    with tarfile.open(tmp_path / "videos.tar", "w") as tar:
+        tar.add(video, "in it.mp4")
+    with tarfile.open(tmp_path / "videos.tar") as tar:
+        (member,) = tar.getmembers()
+    location = f"{tmp_path}/videos.tar!in it.mp4@{member.offset_data}+{member.size}"
+    with reader(location) as opened:
+        assert read_numbers(opened.frames_at(np.array([3.3, 0.1])).frames) == [33, 1]
 
 
 @pytest.mark.parametrize("where", ["middle", "end"])

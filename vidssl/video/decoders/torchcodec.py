@@ -125,6 +125,8 @@ class Reader:
         other = np.abs(found_s - starts_s) > SAME_S
         if other.any():
             raise self._damaged(starts_s[other], f"it gave that of {found_s[other][0]:.3f} s")
+        if sorted(frames.shape[1:3]) != sorted(self._packets.size_px):
+            raise self._unsupported("does not keep the first size of a picture that changes it")
         return Clip(shrunk(frames, short_side_px), starts_s)
 
     def _refuse_what_is_read_wrongly(self) -> None:
