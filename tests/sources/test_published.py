@@ -459,7 +459,7 @@ def test_options_are_a_closed_set(tmp_path: Path) -> None:
     with pytest.raises(SourceError) as caught:
         sources.read(f"kinetics:{tmp_path},spilt=val")
     told = str(caught.value)
-    assert "kinetics: no option 'spilt'; did you mean 'split'?; its options are:" in told
+    assert "kinetics: no option 'spilt'; did you mean 'split'?\nits options are:" in told
     assert "\n  list=the list file" in told
     with pytest.raises(SourceError, match="ucf101: expected split= one of 1, 2, 3, found '4'"):
         sources.read(f"ucf101:{tmp_path},split=4")

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from vidssl import sources
 from vidssl.errors import SourceError
+from vidssl.jobs.index import run as index_videos
 from vidssl.video.decoders.pyav import Reader
 from vidssl.video.storage import Location, opened, stat, video_id
 
@@ -153,3 +155,22 @@ def test_a_packed_video_decodes_like_the_plain_one(
     times = np.array([0.05, 1.25, 2.95])
     with Reader(packed) as one, Reader(str(path)) as other:
         assert np.array_equal(one.frames_at(times).frames, other.frames_at(times).frames)
+
+
+def test_an_index_of_shards_is_that_of_the_files(playground: Path, tmp_path: Path) -> None:
+    videos = sorted((playground / "videos").iterdir())
+    for number in range(2):
+        mine = {path.name: path.read_bytes() for path in videos[2 * number : 2 * number + 2]}
+        pack(tmp_path / "tars" / f"{number}.tar", mine)
+    tables = []
+    for name, source in (
+        ("plain", str(playground / "videos")),
+        ("packed", f"shards:{tmp_path}/tars"),
+    ):
+        index_videos(source, tmp_path / f"{name}.parquet", workers=1)
+        table = pq.read_table(tmp_path / f"{name}.parquet")
+        assert [video_id(one) for one in table["path"].to_pylist()] == [p.stem for p in videos]
+        tables.append(
+            table.select(["status", "bytes", "fps", "frames", "duration_s", "keyframes_s"])
+        )
+    assert tables[0].to_pylist() == tables[1].to_pylist()

@@ -1,5 +1,6 @@
 """From a name on the command line to videos: folders, lists of every form, what is absent."""
 
+import importlib
 import os
 from pathlib import Path
 
@@ -178,3 +179,40 @@ def test_a_file_with_a_colon_is_a_file(folder: Path, monkeypatch: pytest.MonkeyP
 def _list(folder: Path) -> Path:
     (folder / "list.txt").write_text("b.mp4\n")
     return folder / "list.txt"
+
+
+def test_a_list_may_hold_labels_and_times(folder: Path) -> None:
+    (folder / "list.csv").write_text(
+        "class,path,start_s,end_s\nrun,b.mp4,0.5,1:02.5\nwalk,deep/er/c.avi,,\nrun,gone.mp4,1,2\n"
+    )
+    listing = sources.read(str(folder / "list.csv"))
+    assert listing.classes == {0: "run", 1: "walk"}
+    assert listing.entries.to_pylist() == [
+        {"id": "b", "video": 0, "labels": [0], "start_s": 0.5, "end_s": 62.5},
+        {"id": "c", "video": 1, "labels": [1], "start_s": None, "end_s": None},
+        {"id": "gone", "video": None, "labels": [0], "start_s": 1.0, "end_s": 2.0},
+    ]
+    assert listing.by_class() == {0: (2, 1), 1: (1, 1)}
+    assert listing.ledger.sentence() == "2 of 3 videos are present (66.7%), 1 missing"
+    assert listing.ledger.missing == ("gone.mp4",)
+    pq.write_table(pa.table({"path": ["b.mp4"], "label": [7]}), folder / "list.parquet")
+    assert sources.read(str(folder / "list.parquet")).entries["labels"].to_pylist() == [[7]]
+    (folder / "list.csv").write_text("path,start_s\nb.mp4,soon\n,1\n")
+    with pytest.raises(SourceError) as caught:
+        sources.read(str(folder / "list.csv"))
+    assert str(caught.value).splitlines()[1:] == [
+        f"  {folder}/list.csv:2: expected start_s in seconds, found 'soon'",
+        f"  {folder}/list.csv:3: no path in this row",
+    ]
+
+
+def test_every_source_says_what_it_takes() -> None:
+    # Each has its grammar in its docstring, and every option that it takes.
+    names = [path.stem for path in Path(sources.__file__).parent.glob("[!_]*.py")]
+    assert len(names) > 10
+    for name in names:
+        module = importlib.import_module(f"vidssl.sources.{name}")
+        assert callable(module.read)
+        if name != "playground":
+            grammar = str(module.__doc__).split(f"{name}:PATH")[1]
+            assert all(f"[,{option}=" in grammar for option in module.OPTIONS), name

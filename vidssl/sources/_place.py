@@ -121,7 +121,8 @@ class Place:
         if len(found) > 1:
             names = ", ".join(shown(file_name(path)) for path in found[:TOLD])
             raise SourceError(
-                f"{shown(self.path)}: holds several lists ({names}); say which with list=NAME"
+                f"{shown(self.path)}: holds several lists ({names}); "
+                "say which with list=NAME, or with split="
             )
         return found[0] if found else None
 
@@ -170,7 +171,7 @@ def parse(source: str, rest: str, known: Mapping[str, str]) -> Place:
             if name not in known:
                 told = "".join(f"\n  {name}={text}" for name, text in known.items())
                 hint = nearest(name, known)
-                raise SourceError(f"{source}: no option {name!r}{hint}; its options are:{told}")
+                raise SourceError(f"{source}: no option {name!r}{hint}\nits options are:{told}")
             if name in options:
                 raise SourceError(f"{source}: the option {name} is given twice")
             options[name] = value

@@ -3,7 +3,8 @@ index.
 
 Relative names are taken from the folder of the list, or from ``root``; a name may be an address, or
 a member of a tar as ``vidssl.video.storage`` writes it. Further columns that are understood:
-``label`` (a number, or a name: the classes are then numbered as sorted), ``start_s`` and ``end_s``.
+``label``, else ``class`` (a number, or a name: the classes are then numbered as sorted),
+``start_s`` and ``end_s``.
 
 A list that a person wrote may name absolute paths and addresses. Names that climb out of the list's
 folder with ``..`` are refused, and so is what lies outside of ``root`` where that is given, and a
@@ -37,6 +38,8 @@ from vidssl.sources._tables import (
 from vidssl.video.storage import Location, is_address, member_of, protocol, shown, video_id
 
 OPTIONS = {"root": "the folder that names start from, which they may not leave", **OUTSIDE}
+LABELS = ("label", "class")
+"""Columns that hold labels; the first is taken where a list has both."""
 
 
 def read(place: Place) -> Listing:
@@ -95,7 +98,9 @@ def _listing(
     labels, classes = _labels(columns.more.get("label"), len(names))
     where = Columns([id_of[name] for name in names], labels, columns.start_s, columns.end_s)
     table = where.table({})
-    at = pa.array([position[place_of[name]] for name in names], pa.int32())
+    at = pa.array(
+        [None if name in absent else position[place_of[name]] for name in names], pa.int32()
+    )
     table = table.set_column(1, "video", at)
     return Listing("listing", list(position), table, ledger, classes)
 
@@ -135,7 +140,7 @@ def _refuse(
 
 
 def _csv(path: Location) -> tuple[list[int], list[str], Columns]:
-    table = read_table(path, ["path"], ["label", "start_s", "end_s"])
+    table = read_table(path, ["path"], [*LABELS, "start_s", "end_s"])
     problems = Problems(path)
     times: dict[str, list[float]] = {}
     for column in ("start_s", "end_s"):
@@ -148,7 +153,8 @@ def _csv(path: Location) -> tuple[list[int], list[str], Columns]:
         if not name:
             problems.add(line, "no path in this row")
     problems.refuse()
-    more = {"label": table.cells["label"]} if "label" in table.cells else {}
+    label = next((table.cells[one] for one in LABELS if one in table.cells), None)
+    more = {} if label is None else {"label": label}
     columns = Columns([], None, times.get("start_s"), times.get("end_s"), more)
     return table.lines, table.cells["path"], columns
 
@@ -156,7 +162,7 @@ def _csv(path: Location) -> tuple[list[int], list[str], Columns]:
 def _parquet(path: Location) -> tuple[list[int], list[str], Columns]:
     try:
         file = pq.ParquetFile(pa.BufferReader(read_bytes(path)) if is_address(path) else path)
-        wanted = {"path", "label", "start_s", "end_s"} & set(file.schema_arrow.names)
+        wanted = {"path", *LABELS, "start_s", "end_s"} & set(file.schema_arrow.names)
         table = file.read(columns=sorted(wanted))
         names = table["path"].to_pylist()
     except (pa.ArrowException, OSError, KeyError) as error:
@@ -170,12 +176,15 @@ def _parquet(path: Location) -> tuple[list[int], list[str], Columns]:
         if name in wanted and _is_number(table[name].type)
     }
     more = {}
-    if "label" in wanted and (
-        pa.types.is_string(table["label"].type) or pa.types.is_integer(table["label"].type)
-    ):
-        more["label"] = ["" if one is None else str(one) for one in table["label"].to_pylist()]
+    for name in reversed(LABELS):
+        if name in wanted and _is_label(table[name].type):
+            more["label"] = ["" if one is None else str(one) for one in table[name].to_pylist()]
     columns = Columns([], None, times.get("start_s"), times.get("end_s"), more)
     return list(range(1, len(names) + 1)), names, columns
+
+
+def _is_label(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_integer(kind))
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -5,7 +5,7 @@ are found by name with any suffix, in class folders or not. The classes of ``cla
 it: those of the names) are numbered from 0, one less than there. Groups of clips (g01 to g25) never
 cross from train to test: never split anew at random. ``part`` is the entries' column ``split``.
 
-    ucf101:PATH[,split=1|2|3][,part=all|train|test][,lists=FOLDER]
+    ucf101:PATH[,split=1|2|3][,part=all|train|test][,lists=FOLDER][,outside=allow]
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ import numpy as np
 from vidssl.errors import SourceError
 from vidssl.sources._folder import find
 from vidssl.sources._listing import Columns, Listing, class_ids, matched
-from vidssl.sources._place import Place
+from vidssl.sources._place import OUTSIDE, Place
 from vidssl.sources._tables import UNSAFE, Problems, leaves, lines_of, whole
 from vidssl.video.storage import Location, shown
 
@@ -23,7 +23,7 @@ OPTIONS = {
     "split": "1, 2 or 3: which of the official splits",
     "part": "all, train or test of the split",
     "lists": "the folder of trainlist01.txt, testlist01.txt and classInd.txt",
-    "outside": "allow: let the lists name files outside of the folder",
+    **OUTSIDE,
 }
 FOLDERS = ("", "ucfTrainTestlist", "../ucfTrainTestlist", "splits", "annotations")
 
