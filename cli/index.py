@@ -69,7 +69,8 @@ def index(
                 quarantine=out.with_suffix(".quarantine.csv"),
             )
         if json_to is not None:
-            _common.write_json(asdict(result), json_to)
+            ledger = result.ledger.as_json() if result.ledger else None
+            _common.write_json({**asdict(result), "ledger": ledger}, json_to)
     if json_to != "-":
         _tell(result)
 
@@ -84,6 +85,11 @@ def _tell(result: "IndexResult") -> None:
         _common.say(
             f"{result.cut_off} of them are cut off and used as far as they go (column cut_off)"
         )
+    ledger = result.ledger
+    if ledger is not None and (ledger.missing or ledger.duplicates or ledger.unusable):
+        _common.say(f"the source: {ledger.sentence()}")
+        for line in ledger.unusable[:SHOWN]:
+            _common.say(f"unusable: {' '.join(line.splitlines())}")
     if result.quarantine is None:
         return
     counts = (f"{count} {name}" for name, count in result.counts.items() if name != "ok")

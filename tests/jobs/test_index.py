@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import Result
 
+from vidssl.jobs.index import _latest
+
 Cli = Callable[..., Result]
 Refused = Callable[..., str]
 CONTRACT = (
@@ -103,6 +105,26 @@ def test_a_second_look_is_only_at_what_changed(
     assert "3 of 4 videos usable" in changed.stdout
     (videos / "train_001.mp4").unlink()
     assert "3 of 3 videos usable" in cli("index", videos, "--out", out).stdout
+
+
+def test_of_several_rows_for_a_path_the_last_counts() -> None:
+    known = pa.chunked_array([["a", "b", "a"], ["c", "b"]])
+    wanted = pa.array(["b", "x", "a", "c", "b"], pa.large_string())
+    assert _latest(wanted, known).tolist() == [4, -1, 2, 3, 4]
+    assert _latest(wanted, known.slice(0, 0)).tolist() == [-1] * 5
+
+
+def test_rows_follow_the_order_of_the_source_whatever_was_known(
+    cli: Cli, playground: Path, tmp_path: Path
+) -> None:
+    videos = sorted((playground / "videos").iterdir())
+    listing, out = tmp_path / "list.txt", tmp_path / "i.parquet"
+    for order in ([1, 3], [3, 2, 1, 0], [0, 3]):
+        listing.write_text("".join(f"{videos[n]}\n" for n in order))
+        result = cli("index", listing, "--out", out)
+        assert f"{len(order)} of {len(order)} videos usable" in result.stdout
+        assert pq.read_table(out)["path"].to_pylist() == [str(videos[n]) for n in order]
+    assert "indexing" not in result.stderr  # the last order needs no look at any video
 
 
 # --- what is refused

@@ -329,6 +329,17 @@ def test_what_will_not_pass_is_not(video: Path, tmp_path: Path) -> None:
     assert (facts.status, len(times)) == ("missing", 2)
 
 
+def test_a_file_that_gives_frames_without_end_is_given_up(
+    video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vidssl.video.probe.MAX_FRAMES", 199)
+    facts = probe(str(video))
+    assert (facts.status, facts.frames) == ("endless", 0)
+    assert f"gives more than 199 frames from {video.stat().st_size} bytes" in facts.error
+    monkeypatch.setattr("vidssl.video.probe.MAX_FRAMES", 200)
+    assert probe(str(video)).status == "ok"
+
+
 def test_text_from_files_becomes_inert() -> None:
     assert inert("plain é 日本") == "plain é 日本"
     assert inert("\x1b[31mred\n2 ok\r\x00\u202e") == r"\x1b[31mred\n2 ok\r\x00\u202e"

@@ -11,9 +11,10 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -28,7 +29,7 @@ from vidssl.files import replacing
 from vidssl.jobs import _journal
 from vidssl.jobs._limits import usable_cores
 from vidssl.progress import Progress, silent
-from vidssl.sources import scan
+from vidssl.sources import Ledger, read
 from vidssl.video import index as rows_of
 from vidssl.video.index import ClipIndex, Rows, has_map, is_index, read_tables, write_tables
 from vidssl.video.probe import VideoFacts, inert, probe
@@ -50,7 +51,8 @@ QUARANTINE = ("path", "bytes", "status", "decoder", "error", "time")
 class IndexResult:
     """``counts`` gives the videos of each status; ``set_aside`` the first that are not ``ok``.
 
-    ``cut_off`` counts the usable videos that end before their container says.
+    ``cut_off`` counts the usable videos that end before their container says. ``ledger`` tells of
+    what the source promises and does not have.
     """
 
     path: Path
@@ -61,6 +63,7 @@ class IndexResult:
     hours: float
     set_aside: list[VideoFacts]
     quarantine: Path | None = None
+    ledger: Ledger | None = None
 
 
 class _Videos:
@@ -69,8 +72,10 @@ class _Videos:
     def __init__(self, source: str) -> None:
         self.source = source
         self.unnameable: dict[int, Location] = {}
+        listing = read(source)
+        self.ledger = listing.ledger
         names = []
-        for number, location in enumerate(scan(source)):
+        for number, location in enumerate(listing.videos):
             try:
                 location.encode()
                 names.append(location)
@@ -143,7 +148,7 @@ def run(
             journal.discard()
     if quarantine is not None:
         write_quarantine(out, quarantine)
-    return summary(out, quarantine)
+    return replace(summary(out, quarantine), ledger=videos.ledger)
 
 
 def summary(path: Path, quarantine: Path | None = None) -> IndexResult:
@@ -317,6 +322,7 @@ class _Maker:
 
             tasks = (self.videos.paths[int(number)].as_py() for number in good)
             with Workers(look, min(count, len(good)), limits, _ignore_termination) as pool:
+                _shield_fork_server()
                 for item in pool.run(tasks, ahead=AHEAD, instead=note_failure):
                     if isinstance(item, str) and item:
                         raise OutputError(f"{self.out}: cannot be written: {item}")
@@ -391,6 +397,16 @@ def _check_quarantine(path: Path | None) -> None:
 def _ignore_termination() -> None:
     """Leave it to the parent in a worker: a batch system sends the signal to all processes."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _shield_fork_server() -> None:
+    """Start what starts the workers, if it is not there, so that the signal does not end it."""
+    resource_tracker.ensure_running()  # its start would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -141,7 +141,7 @@ def _decode(location: Location, found: Stat) -> dict[str, object]:
     most = min(MAX_FRAMES, 1000 + int(found.bytes * FRAMES_PER_BYTE))
     starts_s, keyframes_s = array("d"), array("d")
     frame = None
-    with Reader(location, threads=2) as reader:
+    with Reader(location, threads=1) as reader:
         for start_s, frame in reader.all_frames():
             beat()
             starts_s.append(start_s)
@@ -211,7 +211,7 @@ def _end(reader: Reader, gaps_s: NDArray[np.float64], duration_s: float) -> dict
     if is_short or reader.errors:
         _read_through(location)
     if is_short and not reader.untimed:
-        return {"cut_off": True, "error": f"{shown(location)}: cut off: {found}"}
+        return {"cut_off": True, "error": f"{shown(location)}: breaks off: {found}"}
     if reader.errors:
         return {"error": f"{shown(location)}: {reader.errors} damaged packets were stepped over"}
     return {}
