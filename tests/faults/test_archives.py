@@ -240,6 +240,7 @@ def test_a_folder_of_traps_gives_its_videos(tmp_path: Path) -> None:
     (folder / "up").symlink_to("..")
     (folder / "sub.mp4" / "round").symlink_to(folder)
     os.mkfifo(folder / "pipe.mp4")
+    (tmp_path / "beside.mp4").touch()  # to which only the link up would lead
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "other.mp4").touch()
     (folder / "a link").symlink_to(tmp_path / "elsewhere")

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 from vidssl.errors import SourceError
 from vidssl.sources._listing import Files, Listing
@@ -37,9 +39,9 @@ def scan_folder(folder: Location) -> list[Location]:
 def find(folder: Location) -> Files:
     """Return the videos below a folder of this machine or a store, to be looked up by name.
 
-    Links to folders are followed, but no folder is entered twice. What is neither file nor folder
-    (a pipe, a socket) is left alone whatever its name. Files whose names are not UTF-8 cannot
-    stand in an index, and are told of as unusable.
+    Links to folders are followed, but no folder is entered twice, nor one that holds this one.
+    What is neither file nor folder (a pipe, a socket) is left alone whatever its name. Files whose
+    names are not UTF-8 cannot stand in an index, and are told of as unusable.
 
     Raises:
         SourceError: if there is none.
@@ -66,14 +68,26 @@ def is_video(name: str) -> bool:
 
 def _local(root: str, unusable: list[str]) -> list[str]:
     links: list[str] = []
-    entered: set[tuple[int, int]] = set()
+    entered = _above(root)
     videos = list(_walk(root, entered, links, unusable))
     if not links:
         return videos
     while links:  # after all true folders, so that a file is known by its true path
-        links.sort(key=_by_part)
-        videos.extend(_walk(links.pop(0), entered, links, unusable))
+        found: list[str] = []
+        for link in sorted(links, key=_by_part):
+            videos.extend(_walk(link, entered, found, unusable))
+        links = found
     return sorted(videos, key=_by_part)
+
+
+def _above(root: str) -> set[tuple[int, int]]:
+    """Return the folders that hold a folder, by device and number: a link to one goes astray."""
+    found: set[tuple[int, int]] = set()
+    for above in Path(root).resolve().parents:
+        with suppress(OSError):
+            about = above.stat()
+            found.add((about.st_dev, about.st_ino))
+    return found
 
 
 def _by_part(path: str) -> list[str]:
