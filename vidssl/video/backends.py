@@ -20,9 +20,9 @@ AUTO = "pyav"
 """What ``decoder: auto`` means, for every file and on every machine.
 
 PyAV loads everywhere, reads every container of the parity tests right, and steps over damage; the
-others refuse some of them. Nor is it slower: two reads of 16 frames, every fourth, from a fresh
-10 s H.264 file of 340x256 took 0.85 of torchcodec's time on one core (146 against 171 ms, medians
-of 50 in turn), and shrinking the frames as they are read costs it nothing.
+others refuse some of them. Nor is it slower: two reads of 16 frames, every fourth, from a freshly
+opened 10 s H.264 file of 340x256 take it 0.83 of torchcodec's time on one core (140 against 169 ms,
+medians of 40 in turn), and 0.52 with the frames shrunk to 128, which it does as it converts them.
 """
 MODULES = {"pyav": "av", "torchcodec": "torchcodec.decoders", "decord": "decord"}
 CODECS = ("h264", "hevc", "vp9", "av1", "mpeg4")

@@ -24,8 +24,6 @@ from vidssl.video.storage import Location, opened, shown
 class Packets:
     """The first video stream: its place in the file, and when its frames begin, ``starts_s``.
 
-    ``size_px`` is the width and height of the first frame as it is stored, not turned.
-
     Starts are sorted and count from the first of them; frames that an edit list cuts away are left
     out (``trimmed``). ``timed`` says that every packet has a time, and no two the same.
     ``leading`` says that some frames stand behind a key frame in the file but before it on the
@@ -35,7 +33,6 @@ class Packets:
 
     formats: frozenset[str]
     codec: str
-    size_px: tuple[int, int]
     stream_index: int
     video_streams: int
     starts_s: NDArray[np.float64]
@@ -94,7 +91,6 @@ def _read(container: InputContainer, stream: VideoStream) -> Packets:
     return Packets(
         formats=frozenset(container.format.name.split(",")),
         codec=stream.codec_context.codec.canonical_name,
-        size_px=(stream.codec_context.width, stream.codec_context.height),
         stream_index=stream.index,
         video_streams=len(container.streams.video),
         starts_s=starts.astype(np.float64) * float(stream.time_base or 0),

@@ -7,8 +7,9 @@ are read once more, by PyAV (half a second for an hour), so that every frame tha
 checked: it must begin when the packets say that the wanted one does.
 
 So a damaged file is refused by name, whole clips at a time, where PyAV salvages what it can:
-torchcodec gives up the frames around a damaged packet, or answers with a later one. Containers are
-read if the parity tests show that they are read right (``RIGHT``).
+torchcodec gives up the frames around a damaged packet, or answers with a later one. It also refuses
+the frames behind a change of the picture's size. Containers are read if the parity tests show that
+they are read right (``RIGHT``).
 """
 
 import os
@@ -125,8 +126,6 @@ class Reader:
         other = np.abs(found_s - starts_s) > SAME_S
         if other.any():
             raise self._damaged(starts_s[other], f"it gave that of {found_s[other][0]:.3f} s")
-        if sorted(frames.shape[1:3]) != sorted(self._packets.size_px):
-            raise self._unsupported("does not keep the first size of a picture that changes it")
         return Clip(shrunk(frames, short_side_px), starts_s)
 
     def _refuse_what_is_read_wrongly(self) -> None:
