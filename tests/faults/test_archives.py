@@ -89,11 +89,11 @@ def test_unsafe_names_in_extended_headers_are_seen(tmp_path: Path) -> None:
 
 def test_names_that_a_terminal_would_obey_are_shown_as_escapes(tmp_path: Path) -> None:
     path = tmp_path / "t.tar"
-    path.write_bytes(raw(member("\x1b[2Jn\nforged.mp4", b"x"), member("b\udcff.mp4", b"y")))
+    path.write_bytes(raw(member("a\nb/\x1b[2Jn\nforged.mp4", b"x"), member("b\udcff.mp4", b"y")))
     listing = sources.read(f"shards:{path}")
     assert all(one.isprintable() for one in listing.videos)
     assert [one.rpartition("@")[0].rpartition("!")[2] for one in listing.videos] == [
-        "%1B[2Jn%0Aforged.mp4",
+        "a%0Ab/%1B[2Jn%0Aforged.mp4",
         "b%FF.mp4",
     ]
     assert all(one.isprintable() for one in listing.entries["id"].to_pylist())
@@ -297,6 +297,14 @@ def test_a_list_does_not_lead_out_of_its_folder_unawares(tmp_path: Path) -> None
     assert len(sources.scan(str(folder / "l.txt"))) == 2
     with pytest.raises(SourceError, match=rf"l\.txt:2: .*out\.mp4: a path outside of {folder};"):
         sources.scan(f"listing:{folder}/l.txt,root={folder}")
+
+
+@pytest.mark.timeout(30)
+def test_a_line_without_end_does_not_hang(tmp_path: Path) -> None:
+    (tmp_path / "good.mp4").touch()
+    (tmp_path / "val.csv").write_text("good.mp4 1\na" + ", " * 500_000 + "x\n")
+    with pytest.raises(SourceError, match=r"val\.csv:2: expected PATH LABEL, found 'a, , ,"):
+        sources.scan(f"kinetics:{tmp_path}")
 
 
 @pytest.mark.timeout(30)

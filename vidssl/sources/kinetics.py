@@ -177,9 +177,7 @@ def _paths(place: Place, path: Location, files: Files, names: Sequence[str]) -> 
     ids, labels = [], []
     problems = Problems(path)
     for line, text in lines_of(path):
-        found = re.fullmatch(r"(.*?)[\s,]+(-?\d{1,9})", text)
-        name, label = (found[1], int(found[2])) if found else (text, -1)
-        name = name.strip().strip('"')
+        name, label = _parted(text)
         if not place.outside and (why := leaves(files.root, name)):
             problems.add(line, f"{shown(name)}: {why}; {UNSAFE}")
         elif not os.path.splitext(name)[1]:
@@ -201,11 +199,18 @@ def _paths(place: Place, path: Location, files: Files, names: Sequence[str]) -> 
     )
 
 
+def _parted(text: str) -> tuple[str, int]:
+    """Return the path and the label of a line, -1 where it has none."""
+    found = re.search(r"(?<=[\s,])-?\d{1,9}$", text)
+    path, label = (text[: found.start()], int(found[0])) if found else (text, -1)
+    return path.rstrip(" \t,").strip('"'), label
+
+
 def _with_outside(files: Files, path: Location) -> Files:
     """Return the files, and those that a list names elsewhere."""
     others = []
     for _, text in lines_of(path):
-        name = re.sub(r"[\s,]+-?\d+$", "", text).strip('"')
+        name, _ = _parted(text)
         if leaves(files.root, name) and os.path.isfile(joined(files.root, name)):
             others.append(os.path.abspath(joined(files.root, name)))
     known = set(files.paths)

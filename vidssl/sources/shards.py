@@ -48,7 +48,7 @@ from vidssl.video.storage import (
 OPTIONS = {"labels": "no: do not read the labels that lie beside the videos"}
 LONGEST_LABEL = 1 << 16
 MOST_SHARDS = 1_000_000
-_KEY = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)")
+_KEY = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
 _RANGE = re.compile(r"(.*)\{(\d+)\.\.(\d+)\}(.*)", re.DOTALL)
 
 
