@@ -18,7 +18,10 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
     "doctor": ([], JSON),
     "demo": ([], JSON | {"--out"}),
     "playground": ([], {"--out", "--videos", "--seconds", "--seed"}),
-    "index": (["source"], JSON | {"--out", "--workers"}),
+    "index": (
+        ["source"],
+        JSON | {"--out", "--workers", "--cut-files", "--retry", "--deadline", "--memory"},
+    ),
     "sample": (["source"], RECIPE | {"--recipe", "--out", "--count"}),
     "pretrain": (["recipe"], TRAIN),
     "finetune": (
