@@ -496,6 +496,29 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
     assert pq.read_table(out)["status"].to_pylist() == ["ok"] * MANY
 
 
+def test_a_full_disk_is_told_of_and_what_was_written_counts(
+    many: Path, cli: Cli, tmp_path: Path
+) -> None:
+    out = tmp_path / "i.parquet"
+    limit = "import resource, signal\nresource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))\n"
+    (tmp_path / "cli.py").write_text(limit + CLI)  # no file may grow larger: as a disk that is full
+    done = subprocess.run(
+        [sys.executable, tmp_path / "cli.py", "index", many, "--out", out, "--workers", "2"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"error: {out}: cannot be written: File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not out.exists()
+    known = journalled(out)
+    assert len(known) > 10
+    assert f"{MANY} of {MANY} videos usable" in cli("index", many, "--out", out).stdout
+    rows = {row.path: row for row in read_rows(out)}
+    assert all(rows[path].probed_at == row["probed_at"] for path, row in known.items())
+
+
 def test_a_line_that_was_cut_short_costs_its_own_row(tmp_path: Path, good: bytes) -> None:
     for name in GOOD:
         (tmp_path / name).write_bytes(good)
