@@ -35,7 +35,15 @@ from vidssl.sources._tables import (
     seconds,
     whole,
 )
-from vidssl.video.storage import Location, is_address, member_of, protocol, shown, video_id
+from vidssl.video.storage import (
+    Location,
+    is_address,
+    is_frames,
+    member_of,
+    protocol,
+    shown,
+    video_id,
+)
 
 OPTIONS = {"root": "the folder that names start from, which they may not leave", **OUTSIDE}
 LABELS = ("label", "class")
@@ -110,7 +118,7 @@ def _there(video: Location) -> bool:
     member = member_of(video) if "!" in video else None
     if member is not None:
         return _there(member.tar)
-    return ("://" in video and is_address(video)) or os.path.isfile(video)
+    return ("://" in video and is_address(video)) or os.path.isfile(video) or is_frames(video)
 
 
 def _labels(

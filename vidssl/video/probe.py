@@ -15,9 +15,10 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from vidssl.errors import VideoError
+from vidssl.video.decoders import frames
 from vidssl.video.decoders.pyav import VERSION, Reader, rotation
 from vidssl.video.ends import missing
-from vidssl.video.storage import Location, Stat, opened, shown, stat
+from vidssl.video.storage import Location, Stat, is_frames, opened, shown, stat
 from vidssl.video.workers import beat
 
 UNCUT_SHARE = 0.9
@@ -78,7 +79,7 @@ def probe(
     errors of the storage. ``decode`` finds the facts, given the size of the file.
     """
     for pause_s in (*BACKOFF_S, None):
-        facts, may_pass = _look(location, decode or _decode)
+        facts, may_pass = _look(location, decode or (_frames if is_frames(location) else _decode))
         if not may_pass or pause_s is None:
             break
         _wait(pause_s)
@@ -135,6 +136,11 @@ def _wait(pause_s: float) -> None:
     while (left_s := end - time.monotonic()) > 0:
         beat()
         time.sleep(min(left_s, 0.5))
+
+
+def _frames(location: Location, found: Stat) -> dict[str, object]:
+    with frames.Reader(location) as reader:
+        return reader.facts()
 
 
 def _decode(location: Location, found: Stat) -> dict[str, object]:

@@ -16,10 +16,11 @@ from typing import Literal, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from vidssl.video.storage import Location
+from vidssl.video.backends import resolved
+from vidssl.video.storage import Location, is_frames
 
 Decoder = Literal["auto", "torchcodec", "pyav", "decord"]
-"""``auto`` takes the best that loads here and is known to read the file right."""
+"""``auto`` is PyAV: no other reads more files, or faster (see ``vidssl.video.backends``)."""
 
 EPSILON_S = 1e-6
 """A time this much before a frame's start still gets that frame."""
@@ -65,12 +66,12 @@ class Reader(Protocol):
 
 
 def open_reader(location: Location, decoder: Decoder = "auto", *, threads: int = 1) -> Reader:
-    """Open a video with the chosen decoder.
+    """Open a video with the chosen decoder; a folder of frames with the only one that can.
 
     Raises:
         VideoError: if there is no such video, or it cannot be read by that decoder.
     """
-    name = "pyav" if decoder == "auto" else decoder
+    name = "frames" if is_frames(location) else resolved(decoder)
     module = importlib.import_module(f"vidssl.video.decoders.{name}")
     reader: Reader = module.Reader(location, threads=threads)
     return reader
@@ -78,6 +79,6 @@ def open_reader(location: Location, decoder: Decoder = "auto", *, threads: int =
 
 def decoder_version(decoder: Decoder = "auto") -> str:
     """Return name and version of a decoder, as it is written beside what was made with it."""
-    name = "pyav" if decoder == "auto" else decoder
+    name = resolved(decoder)
     version: str = importlib.import_module(f"vidssl.video.decoders.{name}").VERSION
     return version

@@ -2,7 +2,7 @@
 
 A location is a text, one of
 
-- the path of a file on this machine;
+- the path of a file on this machine, or of a folder of numbered pictures, which is a video too;
 - an address, ``s3://BUCKET/KEY``, ``gs://BUCKET/KEY``, ``http://...`` or ``https://...``;
 - ``TAR!MEMBER@OFFSET+SIZE``: a member of an uncompressed tar, which is a path or an address. The
   data begin ``OFFSET`` bytes into the tar and are ``SIZE`` bytes long, so no tar is searched when a
@@ -56,6 +56,7 @@ AHEAD_BYTES = 1 << 16
 KEPT_BLOCKS = 96
 """How many blocks an open address keeps: 24 MiB."""
 
+_PICTURE = re.compile(r"\d\.(jpg|jpeg|png)$", re.IGNORECASE)
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _MEMBER = re.compile(r"(.+)!([^!]+)@(\d{1,18})\+(\d{1,18})", re.DOTALL)
 _USER = re.compile(r"(?<=://)[^/\s?#]*@")
@@ -83,7 +84,8 @@ class Stat:
     """The size of a video in bytes and the time of its last change, in seconds since 1970.
 
     ``mtime`` of an address is what the store says: the time of change, else a number made of the
-    entity tag, else 0. A member of a tar has that of the tar.
+    entity tag, else 0. A member of a tar has that of the tar. Of a folder of pictures ``bytes``
+    counts the names in it, as the sizes of all would take long to ask for.
     """
 
     bytes: int
@@ -124,6 +126,20 @@ def is_address(location: Location) -> bool:
     if "://" not in location:
         return False
     return _ADDRESS.match(location) is not None and not os.path.lexists(location)
+
+
+def is_picture(name: str) -> bool:
+    """Return whether a name is that of a numbered picture."""
+    return _PICTURE.search(name) is not None
+
+
+def is_frames(location: Location) -> bool:
+    """Return whether ``location`` is a folder of this machine that holds numbered pictures."""
+    try:
+        with os.scandir(location) as entries:
+            return any(is_picture(entry.name) for entry in entries)
+    except (OSError, ValueError):
+        return False
 
 
 def protocol(address: Location) -> str:
@@ -247,6 +263,8 @@ def _local(path: Location) -> Stat:
         found = _patiently(path, look)
     except ValueError:  # a NUL, or half of a surrogate pair
         raise VideoError(f"{shown(path)}: {_NOT_A_FILE}", "missing") from None
+    if modes.S_ISDIR(found.st_mode) and is_frames(path):
+        return Stat(len(_patiently(path, lambda: os.listdir(path))), found.st_mtime)
     if not modes.S_ISREG(found.st_mode):
         raise VideoError(f"{shown(path)}: not a file", "missing")
     return Stat(found.st_size, found.st_mtime)
