@@ -87,7 +87,6 @@ def parts() -> Iterator[pa.Table]:
             "has_audio": np.ones(len(rows), bool),
             "decoder": pa.repeat("pyav-18.1.0", len(rows)),
             "cut_off": np.zeros(len(rows), bool),
-            "probed_at": np.full(len(rows), 1.7e9),
         }
         yield pa.table(columns).cast(SCHEMA)
 

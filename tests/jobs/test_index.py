@@ -16,7 +16,7 @@ Cli = Callable[..., Result]
 Refused = Callable[..., str]
 CONTRACT = (
     "path status error bytes mtime codec width height fps variable_rate rotation duration_s frames "
-    "keyframes_s has_audio decoder cut_off probed_at"
+    "keyframes_s has_audio decoder cut_off"
 )
 
 

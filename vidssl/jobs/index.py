@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from types import FrameType
@@ -180,6 +180,8 @@ def summary(path: Path, quarantine: Path | None = None) -> IndexResult:
 def write_quarantine(index: Path, target: Path) -> None:
     """Write the videos that an index sets aside as csv; remove the file if there are none.
 
+    The time is when a video first stood there for its reason.
+
     Raises:
         OutputError: if it cannot be written.
     """
@@ -188,14 +190,23 @@ def write_quarantine(index: Path, target: Path) -> None:
     if first is None:
         target.unlink(missing_ok=True)
         return
+    since = _quarantined(target)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     with replacing(target) as path, path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(QUARANTINE)
-        for row in (first, *aside):
-            told = datetime.fromtimestamp(row.probed_at, UTC).isoformat(timespec="seconds")
-            writer.writerow(
-                [shown(row.path), row.bytes, row.status, row.decoder, inert(row.error), told]
-            )
+        for row in chain([first], aside):
+            line = (shown(row.path), str(row.bytes), row.status, row.decoder, inert(row.error))
+            writer.writerow([*line, since.get(line[:3], now)])
+
+
+def _quarantined(path: Path) -> dict[tuple[str, ...], str]:
+    """Return since when the videos of a quarantine table stand there, by path, bytes, status."""
+    if not path.exists():
+        return {}
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        rows = islice(csv.reader(file), 1, None)
+        return {tuple(row[:3]): row[-1] for row in rows if len(row) == len(QUARANTINE)}
 
 
 def open_index(source: str, cache: Path, progress: Progress = silent) -> ClipIndex:
@@ -377,10 +388,9 @@ def _failed(location: Location, failure: Failure) -> VideoFacts:
 
 
 def _with_identity(row: VideoFacts, location: Location) -> VideoFacts:
-    known = {"probed_at": datetime.now(UTC).timestamp()}
     with suppress(VideoError):
-        known |= vars(stat(location))
-    return VideoFacts(**{**vars(row), **known})
+        return replace(row, **vars(stat(location)))
+    return row
 
 
 def _check_quarantine(path: Path | None) -> None:

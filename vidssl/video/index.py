@@ -48,10 +48,9 @@ SCHEMA = pa.schema(
         ("has_audio", pa.bool_()),
         ("decoder", pa.string()),
         ("cut_off", pa.bool_()),
-        ("probed_at", pa.float64()),
     ]
 )
-ADDED = {"cut_off": False, "probed_at": 0.0}
+ADDED = {"cut_off": False}
 """Columns that an older index need not have, and what stands for them."""
 GROUP_ROWS = 16_384
 TRAILER = struct.Struct("<16sqqqq16s")

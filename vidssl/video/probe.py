@@ -46,7 +46,7 @@ class VideoFacts:
     ``status`` is ``ok`` or the short name of the reason why the video is set aside; ``error`` says
     it in words, and for a usable video what is wrong with it. ``frames`` counts decodable frames;
     ``width`` and ``height`` are as displayed. ``cut_off`` is true of a file that ends before its
-    container says; ``duration_s`` is then what can be decoded. ``probed_at`` counts from 1970.
+    container says; ``duration_s`` is then what can be decoded.
     """
 
     path: str
@@ -66,7 +66,6 @@ class VideoFacts:
     has_audio: bool = False
     decoder: str = VERSION
     cut_off: bool = False
-    probed_at: float = 0.0
 
 
 def probe(
@@ -83,7 +82,7 @@ def probe(
         if not may_pass or pause_s is None:
             break
         _wait(pause_s)
-    return replace(facts, error=inert(facts.error), probed_at=time.time())
+    return replace(facts, error=inert(facts.error))
 
 
 def inert(text: str) -> str:
