@@ -24,6 +24,7 @@ from rich.progress import (
 )
 
 from vidssl.errors import Interrupted, VidsslError
+from vidssl.progress import REMARK
 from vidssl.progress import Progress as Callback
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)
@@ -48,6 +49,15 @@ DryRun = Annotated[
     typer.Option("--dry-run", help="Resolve all, decode one batch, do one step, write nothing."),
 ]
 Gpus = Annotated[int, typer.Option(min=1, help="Processes to start on this machine, one a GPU.")]
+
+TimeOrigin = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|SECONDS|CSV",
+        help="The annotations' time at which a video begins: 0 for films, 900 for AVA's cuts; "
+        "or a csv of video and second.",
+    ),
+]
 
 
 @contextmanager
@@ -97,6 +107,9 @@ def _bars(bars: Progress) -> Callback:
     tasks: dict[str, TaskID] = {}
 
     def show(what: str, done: int, total: int) -> None:
+        if total == REMARK:
+            bars.console.print(printable(what), markup=False)
+            return
         piece = what.partition(",")[0]
         if piece not in tasks:
             tasks[piece] = bars.add_task(what, total=total or None)
@@ -110,7 +123,9 @@ def _plain() -> Callback:
 
     def show(what: str, done: int, total: int) -> None:
         piece, now = what.partition(",")[0], time.monotonic()
-        if done == total or now - told.get(piece, 0.0) > PLAIN_EVERY_S:
+        if total == REMARK:
+            err.print(printable(what), markup=False)
+        elif done == total or now - told.get(piece, 0.0) > PLAIN_EVERY_S:
             told[piece] = now
             err.print(f"{what}: {done}/{total}" if total else f"{what}: {done}", markup=False)
 
@@ -137,6 +152,14 @@ def say(line: str) -> None:
     """Print one line of the result, as it is; of several processes the first alone does."""
     if is_first():
         out.print(printable(line), markup=False)
+
+
+def say_origins(found: "list[dict[str, object]]") -> None:
+    """Tell from where the times of videos were counted, unless all begin at 0."""
+    from vidssl.ava.origins import told
+
+    if any(one["origin_s"] for one in found):
+        say(told(found))
 
 
 def length(overrides: list[str] | None, steps: int | None) -> list[str]:

@@ -21,6 +21,10 @@ def pretrain(
     resume: Annotated[
         bool, typer.Option("--resume", help="Insist that there is a run to go on with.")
     ] = False,
+    autotune: Annotated[
+        bool,
+        typer.Option("--autotune", help="Measure, then take the workers and threads that suit."),
+    ] = False,
     dry_run: _common.DryRun = False,
     json_to: _common.JsonTo = None,
 ) -> None:
@@ -41,7 +45,7 @@ def pretrain(
             return
         _common.start_processes(gpus, plan.device)
         with _common.progress() as progress:
-            result = job.run(plan, videos, out, resume=resume, progress=progress)
+            result = job.run(plan, videos, out, resume=resume, autotune=autotune, progress=progress)
         if json_to is not None:
             _common.write_json(asdict(result), json_to)
     if json_to != "-":

@@ -23,8 +23,9 @@ class SourceError(VidsslError):
 class VideoError(VidsslError):
     """One video that cannot be decoded.
 
-    ``reason`` is the short name of the kind of failure (``missing``, ``empty``, ``unreadable``,
-    ``no_video``, ``no_frames``), as it stands in the index.
+    ``reason`` is the short name of the kind of failure, as it stands in the index: ``missing``,
+    ``empty``, ``unreadable``, ``no_video``, ``no_frames``, ``unsupported`` by the chosen decoder,
+    ``too_short`` for the clip.
     """
 
     def __init__(self, message: str, reason: str = "unreadable") -> None:

@@ -2,11 +2,14 @@
 
 from typing import Protocol
 
+REMARK = -1
+
 
 class Progress(Protocol):
     """Called with what is being done, how much of it is done, and how much there is in all.
 
-    ``total`` is 0 where it is not known. The same ``what`` comes again with a larger ``done``; a
+    ``total`` is 0 where it is not known, and ``REMARK`` where ``what`` is no work but something to
+    say once. The same ``what`` comes again with a larger ``done``; a
     new ``what`` starts a new piece of work.
     """
 

@@ -56,7 +56,7 @@ class Recipe(Section):
     decode_short_side_px: PositiveInt | None = None
     """Shrink frames to this short side as they are decoded; null keeps their size."""
     decoder: Decoder = "auto"
-    """``auto`` takes the best that loads here and is known to read the file right."""
+    """``auto`` is PyAV; torchcodec and decord refuse what they would read wrongly."""
 
 
 class Pretrain(Recipe):

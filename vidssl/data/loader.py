@@ -7,6 +7,7 @@ it could not have been decoded.
 
 import copyreg
 import resource
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,15 @@ class LoaderConfig(Section):
     """How much a worker may take for one sample, in GiB; null sets no limit."""
 
 
+@dataclass
+class Cost:
+    """What reading has taken so far: samples, and the seconds and processor seconds of workers."""
+
+    samples: int = 0
+    read_s: float = 0.0
+    cpu_s: float = 0.0
+
+
 class Loader(Generic[Sample]):
     """Gives a list of samples for each list of positions in ``batches``.
 
@@ -52,8 +62,11 @@ class Loader(Generic[Sample]):
         samples: Samples[Any, Sample],
         batches: Iterable[Sequence[int]],
         config: LoaderConfig,
+        cost: Cost | None = None,
     ) -> None:
+        """Take what to read; ``cost`` is added up as samples arrive from workers."""
         self.samples, self.batches, self.config = samples, batches, config
+        self.cost = cost or Cost()
 
     def __iter__(self) -> Iterator[list[Sample]]:
         """Start the workers, if there are any, and give their batches in order.
@@ -100,7 +113,10 @@ class Loader(Generic[Sample]):
         return _Ticket(ticket.position, plan or ticket.plan, failed, lost=plan is None)
 
     def _sample(self, answer: Any) -> Sample:
-        ticket, sample = answer
+        ticket, sample, read_s, cpu_s = answer
+        self.cost.samples += 1
+        self.cost.read_s += read_s
+        self.cost.cpu_s += cpu_s
         if ticket.lost:
             return self.samples.lost(ticket.plan, ticket.failed)
         return self.samples.tell(sample, ticket.failed) if ticket.failed else sample
@@ -122,8 +138,10 @@ def start_reading() -> None:
     copyreg.pickle(Tensor, _as_array)
 
 
-def _read(read: Any, ticket: _Ticket) -> tuple[_Ticket, Any]:
-    return ticket, None if ticket.lost else read(ticket.plan)
+def _read(read: Any, ticket: _Ticket) -> tuple[_Ticket, Any, float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    sample = None if ticket.lost else read(ticket.plan)
+    return ticket, sample, time.perf_counter() - wall, time.process_time() - cpu
 
 
 def _words(ticket: _Ticket, failure: Failure) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import nn
 
-from vidssl.data.loader import Loader, LoaderConfig
+from vidssl.data.loader import Cost, Loader, LoaderConfig
 from vidssl.data.order import StepBatches
 from vidssl.data.samples import Failed, Samples
 from vidssl.errors import CheckpointError, RecipeError
@@ -71,11 +71,14 @@ def trainer(module: nn.Module, plan: Pretrain | Detection, samples: int, data: s
     return Trainer(module, length, device_of(plan.device))
 
 
-def batches(dataset: Samples[Any, Sample], batch: int, config: LoaderConfig) -> Batches[Sample]:
+def batches(
+    dataset: Samples[Any, Sample], batch: int, config: LoaderConfig, cost: Cost | None = None
+) -> Batches[Sample]:
     """Return what gives this process's share of the batches of some steps."""
 
     def between(first: int, last: int) -> Iterable[list[Sample]]:
-        return Loader(dataset, StepBatches(batch, first, last, rank(), world_size()), config)
+        shares = StepBatches(batch, first, last, rank(), world_size())
+        return Loader(dataset, shares, config, cost)
 
     return between
 

@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -14,13 +14,15 @@ from vidssl import __version__
 from vidssl.augment.views import ssl_views
 from vidssl.backbones import Encoder
 from vidssl.data.clips import ClipDataset, ClipReading, ClipSample, augmented
+from vidssl.data.loader import Cost, LoaderConfig
+from vidssl.jobs import _pace as pace
 from vidssl.jobs import _training as training
 from vidssl.jobs import index as index_job
 from vidssl.jobs import report
 from vidssl.jobs.index import open_index
 from vidssl.methods import Batch, SSLMethod
-from vidssl.nn.distributed import first_here, joined, rank
-from vidssl.progress import Progress, silent
+from vidssl.nn.distributed import first_here, joined, rank, world_size
+from vidssl.progress import REMARK, Progress, silent
 from vidssl.recipe import Pretrain, dump
 from vidssl.sources import scan
 from vidssl.train.folder import RunFolder, claim, read_log
@@ -45,9 +47,17 @@ class PretrainResult:
 
 
 def run(
-    plan: Pretrain, videos: str, out: Path, *, resume: bool = False, progress: Progress = silent
+    plan: Pretrain,
+    videos: str,
+    out: Path,
+    *,
+    resume: bool = False,
+    autotune: bool = False,
+    progress: Progress = silent,
 ) -> PretrainResult:
     """Train the method of ``plan`` on ``videos`` in the folder ``out``, or go on where it stood.
+
+    ``autotune`` measures first, and takes as many workers and threads as suit this machine.
 
     Raises:
         SourceError: if there is nothing to train on.
@@ -67,13 +77,17 @@ def run(
         trainer, dataset = _prepare(plan, index)
         if index.set_aside and rank() == 0:
             folder.event("videos set aside", videos=index_job.set_aside(index))
+        loader, cost = plan.loader, Cost()
+        if autotune:
+            loader = _tuned(plan, index, folder, progress)
         fit(
             trainer,
-            training.batches(dataset, plan.optim.batch, plan.loader),
+            training.batches(dataset, plan.optim.batch, loader, cost),
             _on_device(plan, trainer.device),
             folder,
             progress,
             training.noting_failures(folder),
+            pace.adviser(loader, cost, pace.cores_of_this_process()),
         )
         method = cast(SSLMethod, trainer.module)
         encoder_hash = ""
@@ -135,6 +149,20 @@ def _prepare(plan: Pretrain, index: ClipIndex) -> tuple[Trainer, ClipDataset]:
         reading=_reading(plan),
     )
     return training.trainer(method, plan, len(index), index.fingerprint()), dataset
+
+
+def _tuned(plan: Pretrain, index: ClipIndex, folder: RunFolder, progress: Progress) -> LoaderConfig:
+    """Return the recipe's loader with as many workers as suit this machine; set the threads."""
+    spare, dataset = _prepare(plan, index)
+    share = plan.optim.batch // world_size()
+    found = pace.tuned(
+        spare, dataset, _on_device(plan, spare.device), share, pace.cores_of_this_process()
+    )
+    torch.set_num_threads(found.threads)
+    if rank() == 0:
+        folder.event("autotune", **asdict(found))
+        progress(found.sentence(), 0, REMARK)
+    return plan.loader.model_copy(update={"workers": found.workers})
 
 
 def _reading(plan: Pretrain) -> ClipReading:

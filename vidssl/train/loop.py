@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from vidssl.errors import CheckpointError, Interrupted
 from vidssl.nn.distributed import on_any, rank, world_size
 from vidssl.nn.step import StepOutput
-from vidssl.progress import Progress
+from vidssl.progress import REMARK, Progress
 from vidssl.train import checkpoint
 from vidssl.train.folder import RunFolder
 from vidssl.train.optim import OptimConfig, optimizer, schedule
@@ -32,6 +32,9 @@ Raw = TypeVar("Raw")
 
 
 Precision = Literal["auto", "fp32", "bf16"]
+
+FIRST_ADVICE_S, LAST_ADVICE_S = 30.0, 1800.0  # between two remarks on waiting for data
+WORTH_TELLING = 0.1  # of the time
 
 
 @dataclass(frozen=True)
@@ -144,11 +147,13 @@ def fit(
     folder: RunFolder,
     progress: Progress,
     notice: Callable[[Raw], None] = lambda raw: None,
+    advise: Callable[[float], str] | None = None,
 ) -> None:
     """Train to the end of the plan, from where the folder's newest checkpoint stands.
 
     ``batches(first, last)`` gives the raw batches of those steps, ``prepare`` puts one on the
-    device, ``notice`` looks at each raw batch first.
+    device, ``notice`` looks at each raw batch first. ``advise`` says what would help where a share
+    of the time is spent waiting for data; it is told of now and then.
 
     Raises:
         Interrupted: on SIGINT or SIGTERM, after a checkpoint.
@@ -156,6 +161,7 @@ def fit(
     plan, saves = trainer.plan, folder.path / "checkpoints"
     _continue(trainer, folder)
     clock = time.perf_counter()
+    waiting = _Waiting()
     with _stop_signals() as stopped:
         iterator = _waiting(batches(trainer.step, plan.steps))
         for raw, wait_s in iterator:
@@ -165,6 +171,8 @@ def fit(
             _log(folder, trainer, scalars, step_s=now - clock, wait_s=wait_s)
             if rank() == 0:
                 progress(f"training, loss {scalars['loss']:.3f}", trainer.step, plan.steps)
+            if advise is not None and (share := waiting.note(now - clock, wait_s)) is not None:
+                _advise(folder, progress, share, advise(share))
             clock = now
             done = trainer.step == plan.steps
             stopping = on_any(bool(stopped), trainer.device)
@@ -172,6 +180,33 @@ def fit(
                 checkpoint.save(saves, trainer.step, trainer.state())
             if stopping and not done:
                 raise Interrupted(f"stopped at step {trainer.step} of {plan.steps}")
+
+
+class _Waiting:
+    """How much of the time was spent waiting for data, told at growing intervals."""
+
+    def __init__(self) -> None:
+        self.steps, self.all_s, self.wait_s, self.every_s = 0, 0.0, 0.0, FIRST_ADVICE_S
+
+    def note(self, step_s: float, wait_s: float) -> float | None:
+        """Add a step; return the share of waiting if it is time to tell and worth it."""
+        self.steps += 1
+        if self.steps == 1:  # the workers were starting
+            return None
+        self.all_s += step_s
+        self.wait_s += wait_s
+        if self.all_s < self.every_s:
+            return None
+        share = min(1.0, self.wait_s / self.all_s)
+        self.all_s = self.wait_s = 0.0
+        self.every_s = min(2 * self.every_s, LAST_ADVICE_S)
+        return share if share > WORTH_TELLING else None
+
+
+def _advise(folder: RunFolder, progress: Progress, share: float, advice: str) -> None:
+    if rank() == 0:
+        folder.event("waiting for data", share=round(share, 3), advice=advice)
+        progress(advice, 0, REMARK)
 
 
 def _continue(trainer: Trainer, folder: RunFolder) -> None:

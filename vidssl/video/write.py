@@ -25,12 +25,13 @@ def write_video(
     audio_rate: int = 16_000,
     crf: int = 23,
     gop: int = 30,
+    preset: str = "veryfast",
 ) -> None:
     """Encode ``frames``, each ``(H, W, 3)`` uint8 RGB of one even size, to ``path``.
 
     ``audio`` is mono, ``(T,)`` in -1 to 1. ``crf`` is x264's quality: 0 is lossless, 18 looks so,
-    51 is the worst. ``gop`` is the largest distance between key frames, in frames. One thread, so
-    that the same frames make the same file.
+    51 is the worst. ``gop`` is the largest distance between key frames, in frames; ``preset`` is
+    how hard x264 tries. One thread, so that the same frames make the same file.
 
     Raises:
         OutputError: if the file cannot be written.
@@ -48,7 +49,7 @@ def write_video(
         video.pix_fmt = "yuv420p"
         video.gop_size = gop
         video.thread_count = 1
-        video.options = {"preset": "veryfast", "crf": str(crf)}
+        video.options = {"preset": preset, "crf": str(crf)}
         sound = _Sound(container, audio, audio_rate) if audio is not None else None
         for number, frame in enumerate(chain([first], stream_of_frames)):
             if frame.shape != first.shape or frame.dtype != np.uint8:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from vidssl.errors import VideoError
 from vidssl.video.reader import EPSILON_S, Clip
-from vidssl.video.storage import Location, opened
+from vidssl.video.storage import Location, opened, shown
 
 VERSION = f"pyav-{av.__version__}"
 UNTIMED_FORMATS = {"avi", "m4v", "h264", "hevc", "mpegvideo", "mjpeg"}
@@ -142,19 +142,31 @@ class Reader:
             ValueError: if no time is given.
             RuntimeError: in another process than the one that opened the video.
         """
+        pictures = _Pictures(len(times_s), self._size, short_side_px)
+        times = self._fill(times_s, pictures)
+        return Clip(pictures.frames(), times)
+
+    def decode_only(self, times_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Decode what ``frames_at`` would and throw it away: the limit that it is measured by.
+
+        Raises:
+            VideoError: if not a single frame can be decoded.
+        """
+        return self._fill(times_s, _Nowhere())
+
+    def _fill(self, times_s: NDArray[np.float64], pictures: "_Pictures") -> NDArray[np.float64]:
         if len(times_s) == 0:
             raise ValueError("expected at least one time, got none")
         if os.getpid() != self._pid:
-            raise RuntimeError(f"{self.location}: a reader cannot be carried across a fork")
+            raise RuntimeError(f"{shown(self.location)}: a reader cannot be carried across a fork")
         order = np.argsort(times_s, kind="stable")
         sorted_s = times_s[order]
-        pictures = _Pictures(len(times_s), self._size, short_side_px)
         found_s = self._needed(sorted_s, order, pictures)
         if found_s is None:
             found_s = self._in_turn(sorted_s, order, pictures)
         times = np.empty(len(times_s))
         times[order] = found_s
-        return Clip(pictures.frames(), times)
+        return times
 
     def _in_turn(
         self, sorted_s: NDArray[np.float64], order: NDArray[np.int64], pictures: "_Pictures"
@@ -312,7 +324,7 @@ class Reader:
         while self._ahead is not None and self._ahead[0] <= time_s + EPSILON_S:
             self._shown, self._ahead = self._ahead, self._next()
         if self._shown is None:
-            raise VideoError(f"{self.location}: no frame can be decoded", "no_frames")
+            raise VideoError(f"{shown(self.location)}: no frame can be decoded", "no_frames")
         return self._shown
 
     def _reaches(self, time_s: float) -> bool:
@@ -425,13 +437,13 @@ def _open(location: Location) -> av.container.InputContainer:
     except (FFmpegError, ValueError, OSError) as error:
         what = getattr(error, "strerror", None) or type(error).__name__
         raise VideoError(
-            f"{location}: cannot be opened as a video ({what})", "unreadable"
+            f"{shown(location)}: cannot be opened as a video ({what})", "unreadable"
         ) from error
 
 
 def _video_stream(container: av.container.InputContainer, location: Location) -> VideoStream:
     if not container.streams.video:
-        raise VideoError(f"{location}: holds no video stream", "no_video")
+        raise VideoError(f"{shown(location)}: holds no video stream", "no_video")
     return container.streams.video[0]
 
 
@@ -473,6 +485,19 @@ class _Pictures:
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)
         picture = rows[:, : 3 * width].reshape(height, width, 3)
         return np.rot90(picture, round(rotation(frame) / 90) % 4)
+
+
+class _Nowhere(_Pictures):
+    """Pictures that nobody looks at."""
+
+    def __init__(self) -> None:
+        super().__init__(0, (0, 0), None)
+
+    def put(self, position: int, frame: VideoFrame) -> None:
+        """Leave the frame as it is."""
+
+    def repeat(self, position: int) -> None:
+        """Do nothing."""
 
 
 def rotation(frame: VideoFrame) -> int:

@@ -1,0 +1,65 @@
+"""``vidssl bench``."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from . import _common
+
+app = typer.Typer(
+    help="Measure this machine: two sides timed in turn, the ratio of their medians, the limit.",
+    no_args_is_help=True,
+)
+
+Videos = Annotated[
+    str | None,
+    typer.Option("--videos", help="SOURCE to read; else videos of 340x256 are rendered."),
+]
+Samples = Annotated[int, typer.Option(min=1, help="Samples of each round.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Times that each side is measured.")]
+
+
+@app.command()
+def decode(
+    videos: Videos = None,
+    samples: Samples = 16,
+    rounds: Rounds = 5,
+    json_to: _common.JsonTo = None,
+) -> None:
+    """Time the read of two 8-frame views with each decoder that loads, on one thread."""
+    from vidssl.jobs import bench
+
+    _measure(bench.decode, videos, samples, rounds, json_to)
+
+
+@app.command()
+def loader(
+    videos: Videos = None,
+    samples: Samples = 24,
+    rounds: Rounds = 5,
+    json_to: _common.JsonTo = None,
+) -> None:
+    """Time the loader, with augmentation and without, against decoding alone."""
+    from vidssl.jobs import bench
+
+    _measure(bench.loader, videos, samples, rounds, json_to)
+
+
+def _measure(
+    job: Callable[..., Any], videos: str | None, samples: int, rounds: int, json_to: str | None
+) -> None:
+    with _common.user_errors():
+        with _common.progress() as progress:
+            result = job(videos, samples=samples, rounds=rounds, progress=progress)
+        if json_to is not None:
+            _common.write_json(asdict(result), json_to)
+    if json_to == "-":
+        return
+    for found in result.measurements:
+        _common.say(
+            f"{found.name}: {found.ours:.2f} and {found.other:.2f} {found.unit}, "
+            f"ratio {found.ratio:.2f}; {found.share_of_limit:.2f} of decoding alone "
+            f"({found.limit:.2f})"
+        )
