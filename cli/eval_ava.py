@@ -30,6 +30,7 @@ def eval_ava(
     min_score: Annotated[
         float | None, typer.Option(min=0, max=1, help="Least score of a person's box.")
     ] = None,
+    time_origin: _common.TimeOrigin = "auto",
     json_to: _common.JsonTo = None,
 ) -> None:
     """Score action predictions, given as a file or made by a trained detector.
@@ -41,7 +42,7 @@ def eval_ava(
 
     with _common.user_errors():
         truth = job.Truth(annotations, labels, excluded, protocol)
-        request = job.Request(checkpoint, videos, boxes, bank, empty_bank, min_score)
+        request = job.Request(checkpoint, videos, boxes, bank, empty_bank, min_score, time_origin)
         with _common.progress() as progress:
             result = job.run(truth, predictions, request, progress=progress)
         if json_to is not None:
@@ -66,6 +67,7 @@ def _show(result: "EvalResult") -> None:
         f"{result.failed} failed"
     )
     _common.say("protocol: " + ", ".join(f"{k} {v}" for k, v in result.protocol.items()))
+    _common.say_origins(result.time_origins)
     for note in result.notes:
         _common.say(f"note: {note}")
     for video, reason in result.unusable_videos.items():

@@ -17,6 +17,7 @@ def extract_features(
     boxes: Annotated[
         list[Path], typer.Option(help="Detector boxes, csv; give it again for further files.")
     ],
+    time_origin: _common.TimeOrigin = "auto",
     overrides: _common.Overrides = None,
     json_to: _common.JsonTo = None,
 ) -> None:
@@ -32,7 +33,9 @@ def extract_features(
     with _common.user_errors():
         plan = load(Extract, find(Extract, recipe), overrides or ())
         with _common.progress() as progress:
-            result = run(plan, encoder, videos, boxes, out, progress=progress)
+            result = run(
+                plan, encoder, videos, boxes, out, time_origin=time_origin, progress=progress
+            )
         if json_to is not None:
             _common.write_json(asdict(result), json_to)
     if json_to == "-":
@@ -41,5 +44,6 @@ def extract_features(
         f"{out}: {result.rows} features of {result.dim} numbers from {result.videos} videos "
         f"({result.keyframes} key frames, {result.failed_keyframes} failed)"
     )
+    _common.say_origins(result.time_origins)
     for video, reason in result.unusable_videos.items():
         _common.say(f"set aside: {video}: {reason}")

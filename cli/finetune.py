@@ -27,6 +27,7 @@ def finetune(
     bank: Annotated[
         Path | None, typer.Option(help="Feature bank, for a recipe whose head reads one.")
     ] = None,
+    time_origin: _common.TimeOrigin = "auto",
     overrides: _common.Overrides = None,
     steps: _common.Steps = None,
     gpus: _common.Gpus = 1,
@@ -48,7 +49,7 @@ def finetune(
 
     with _common.user_errors():
         plan = load(Detection, find(Detection, recipe), _common.length(overrides, steps))
-        data = job.DetectionData(videos, annotations, labels, boxes, excluded, bank)
+        data = job.DetectionData(videos, annotations, labels, boxes, excluded, bank, time_origin)
         if dry_run:
             _common.write_json(asdict(job.forecast(plan, encoder, data)), json_to or "-")
             return
@@ -63,5 +64,6 @@ def finetune(
         f"{out / 'detector.safetensors'}: {result.steps} steps on {result.people} people in "
         f"{result.keyframes} key frames, last loss {result.loss:.3f}"
     )
+    _common.say_origins(result.time_origins)
     for video, reason in result.unusable_videos.items():
         _common.say(f"set aside: {video}: {reason}")

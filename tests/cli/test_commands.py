@@ -26,14 +26,20 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
     "pretrain": (["recipe"], TRAIN),
     "finetune": (
         ["recipe"],
-        TRAIN | {"--encoder", "--annotations", "--labels", "--boxes", "--excluded", "--bank"},
+        TRAIN
+        | {"--encoder", "--annotations", "--labels", "--boxes", "--excluded", "--bank"}
+        | {"--time-origin"},
     ),
-    "extract-features": (["recipe"], RECIPE | {"--encoder", "--videos", "--boxes", "--out"}),
+    "extract-features": (
+        ["recipe"],
+        RECIPE | {"--encoder", "--videos", "--boxes", "--out", "--time-origin"},
+    ),
     "eval-ava": (
         [],
         JSON
         | {"--annotations", "--labels", "--predictions", "--checkpoint", "--videos", "--boxes"}
-        | {"--bank", "--empty-bank", "--excluded", "--protocol", "--min-score"},
+        | {"--bank", "--empty-bank", "--excluded", "--protocol", "--min-score"}
+        | {"--time-origin"},
     ),
     "report": (["run"], JSON),
     "models": ([], JSON),

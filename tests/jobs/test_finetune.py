@@ -174,6 +174,9 @@ def test_times_that_count_from_elsewhere_are_refused(
     path = playground_copy / "train.csv"
     path.write_text(path.read_text().replace(",00", ",09"))  # AVA's clock: 2 becomes 902
     told = finetune()
+    assert "from where do the key frames' times count? Say it with --time-origin" in told
+    assert "it holds 0 counted from 0, 13 from 900" in told
+    told = finetune("--time-origin", 0)
     assert "key frames lie behind the end of their video (is the time origin another?):" in told
     assert "train_000 at 902 s: the video ends at 14.00 s" in told
 

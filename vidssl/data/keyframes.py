@@ -3,26 +3,29 @@
 Array suffixes: T frames, H and W pixels, P people, K classes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from vidssl.ava.annotations import KeyFrame, PersonBoxes
+from vidssl.ava.origins import CUT_FPS, SLACK_S, Footage, Origin, Stated, find_origins
 from vidssl.data.order import Order, rng_for
 from vidssl.data.samples import MAX_FAILURES, Failed, Samples
 from vidssl.errors import AnnotationError, listed
 from vidssl.features import Bank, Window, WindowConfig
-from vidssl.video.index import ClipIndex
+from vidssl.video.index import ClipIndex, read_tables
 from vidssl.video.reader import Decoder, open_reader
 from vidssl.video.sampling import centred_times
 from vidssl.video.storage import Location, video_id
 
-END_SLACK_S = 0.5  # a key frame may lie this far behind the last frame's end
+OF_FRAMES = "frames-"  # how the decoder of a folder of frames is called in an index
 
 
 @dataclass(frozen=True)
@@ -94,43 +97,92 @@ class Placed:
     unusable: dict[str, str] = field(default_factory=dict)
     lost: int = 0
     """Key frames of unusable videos."""
+    origins: dict[str, Origin] = field(default_factory=dict)
+    """From where each video's times count; from its beginning where it is not named."""
+
+    def origin_s(self, video: str) -> float:
+        """Return a video's time 0 on the clock of its key frames."""
+        return self.origins[video].seconds if video in self.origins else 0.0
 
 
-def place(moments: Sequence[Moment], index: ClipIndex, reasons: Mapping[str, str]) -> Placed:
+def place(
+    moments: Sequence[Moment],
+    index: ClipIndex,
+    reasons: Mapping[str, str],
+    stated: Stated | None = None,
+) -> Placed:
     """Find each key frame's video: a file of the index whose name, less its suffix, is the id.
 
-    ``reasons`` says for videos that the index set aside why.
+    ``reasons`` says for videos that the index set aside why; ``stated`` from where times count, if
+    that is not to be found out.
 
     Raises:
-        AnnotationError: if no key frame has a video, two files share an id, or most key frames lie
-            behind the end of their video.
+        AnnotationError: if no key frame has a video, two files share an id, there is no telling
+            from where times count, or most key frames lie outside of their video.
     """
-    wanted = {moment.video for moment in moments}
-    found: dict[str, list[tuple[Location, float]]] = {}
-    for number in range(len(index)):
-        path, duration_s = index.video(number)
-        if (video := video_id(path)) in wanted:
-            found.setdefault(video, []).append((path, duration_s))
-    twice = [f"{v}: {f[0][0]} and {f[1][0]}" for v, f in found.items() if len(f) > 1]
+    times_s = _times(moments)
+    found = _files(index, times_s.keys())
+    twice = [f"{v}: {f[0].path} and {f[1].path}" for v, f in found.items() if len(f) > 1]
     if twice:
         raise AnnotationError(listed("several files have the id of one video", twice))
     if not found:
-        some = ", ".join(sorted(wanted)[:3])
-        names = ", ".join(sorted(map(video_id, index.paths()[:3])))
+        some = ", ".join(sorted(times_s)[:3])
+        names = ", ".join(sorted(video_id(index.video(n)[0]) for n in range(min(3, len(index)))))
         raise AnnotationError(
-            f"none of the {len(wanted)} annotated videos ({some}, ...) is among the "
+            f"none of the {len(times_s)} annotated videos ({some}, ...) is among the "
             f"{len(index)} given ({names}, ...); ids are file names without their suffix"
         )
-    late = _late(moments, {video: files[0][1] for video, files in found.items()})
-    kept = [moment for moment in moments if moment.video in found and id(moment) not in late]
-    absent = sorted(wanted - found.keys())
+    footage = {video: files[0].footage for video, files in found.items()}
+    origins = find_origins(times_s, footage, stated)
+    outside = _outside(moments, footage, origins)
+    kept = [moment for moment in moments if moment.video in found and id(moment) not in outside]
+    absent = sorted(times_s.keys() - found.keys())
     unusable = {video: reasons.get(video, "no such video") for video in absent}
     return Placed(
         kept,
-        {video: files[0][0] for video, files in found.items()},
-        unusable | {moment.video: late[id(moment)] for moment in moments if id(moment) in late},
+        {video: files[0].path for video, files in found.items()},
+        unusable | {m.video: outside[id(m)] for m in moments if id(m) in outside},
         len(moments) - len(kept),
+        origins,
     )
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Location
+    footage: Footage
+
+
+def _files(index: ClipIndex, wanted: Collection[str]) -> dict[str, list[_File]]:
+    """Return the usable files of the index that have wanted ids."""
+    columns = ["path", "status", "duration_s", "cut_off", "frames", "fps", "decoder"]
+    ids = pa.array(sorted(wanted), pa.string())
+    found: dict[str, list[_File]] = {}
+    for part in read_tables(index.path, columns):
+        part = part.filter(pc.and_(pc.equal(part["status"], "ok"), _may_be(part["path"], ids)))
+        for row in part.to_pylist():
+            if (video := video_id(row["path"])) in wanted:
+                is_published = row["decoder"].startswith(OF_FRAMES) and row["fps"] == CUT_FPS
+                frames = row["frames"] if is_published else None
+                footage = Footage(row["duration_s"], row["cut_off"], frames)
+                found.setdefault(video, []).append(_File(row["path"], footage))
+    return found
+
+
+def _may_be(paths: pa.ChunkedArray, ids: pa.Array) -> pa.ChunkedArray:
+    """Return which paths may have one of ``ids``: of a million few are looked at one by one."""
+    names = pc.replace_substring_regex(paths, r"(?s)^.*/", "")
+    stems = pc.replace_substring_regex(names, r"(?s)(.)\.[^.]*$", r"\1")
+    # Members of tars and addresses are called by other rules.
+    return pc.or_(pc.is_in(stems, value_set=ids), pc.match_substring_regex(paths, "!|://"))
+
+
+def _times(moments: Sequence[Moment]) -> dict[str, NDArray[np.float64]]:
+    """Return the key frames' times by video."""
+    times_s: dict[str, list[float]] = {}
+    for moment in moments:
+        times_s.setdefault(moment.video, []).append(moment.timestamp)
+    return {video: np.array(times) for video, times in times_s.items()}
 
 
 @dataclass(frozen=True)
@@ -140,6 +192,8 @@ class KeyFramePlan:
     location: Location
     moments: tuple[Moment, ...]
     seeds: tuple[int, ...]
+    origin_s: float = 0.0
+    """The video's time 0 on the clock of the key frames."""
 
 
 def read_keyframes(reading: Reading, bank: Bank | None, plan: KeyFramePlan) -> list[KeyFrameSample]:
@@ -148,7 +202,10 @@ def read_keyframes(reading: Reading, bank: Bank | None, plan: KeyFramePlan) -> l
     Raises:
         VideoError: if the video cannot be read.
     """
-    times_s = [centred_times(m.timestamp, reading.frames, reading.stride) for m in plan.moments]
+    times_s = [
+        centred_times(m.timestamp - plan.origin_s, reading.frames, reading.stride)
+        for m in plan.moments
+    ]
     with open_reader(plan.location, reading.decoder) as reader:
         clip = reader.frames_at(np.concatenate(times_s), reading.short_side_px)
     parts = np.split(clip.frames, len(plan.moments))
@@ -186,7 +243,8 @@ class KeyFrameDataset(Samples[KeyFramePlan, KeyFrameSample]):
         epoch, index = self.order.at(position, attempt)
         moment = self.placed.moments[index]
         seed = int(rng_for(self.order.seed, epoch, index).integers(2**62))
-        return KeyFramePlan(self.placed.paths[moment.video], (moment,), (seed,))
+        origin_s = self.placed.origin_s(moment.video)
+        return KeyFramePlan(self.placed.paths[moment.video], (moment,), (seed,), origin_s)
 
     def tell(self, sample: KeyFrameSample, failed: Failed) -> KeyFrameSample:
         """Return the sample with word of the videos that failed before it."""
@@ -219,7 +277,8 @@ class VideoChunks(Samples[KeyFramePlan, list[KeyFrameSample]]):
         if attempt or position >= len(self):
             return None
         moments = tuple(self.placed.moments[i] for i in self.chunks[position])
-        return KeyFramePlan(self.placed.paths[moments[0].video], moments, (0,) * len(moments))
+        video, seeds = moments[0].video, (0,) * len(moments)
+        return KeyFramePlan(self.placed.paths[video], moments, seeds, self.placed.origin_s(video))
 
     def lost(self, plan: KeyFramePlan, failed: Failed) -> list[KeyFrameSample]:
         """Return samples with an empty clip that tell why."""
@@ -258,18 +317,32 @@ def read_window(
     )
 
 
-def _late(moments: Sequence[Moment], durations_s: Mapping[str, float]) -> dict[int, str]:
-    """Return the reason for each moment (by identity) that lies behind the end of its video.
+def _outside(
+    moments: Sequence[Moment], footage: Mapping[str, Footage], origins: Mapping[str, Origin]
+) -> dict[int, str]:
+    """Return the reason for each moment (by identity) that lies outside of its video.
 
     Raises:
         AnnotationError: if that is most of them: then their times count from elsewhere.
     """
-    late = {
-        id(m): f"{m.video} at {m.timestamp:g} s: the video ends at {durations_s[m.video]:.2f} s"
+    outside = {
+        id(m): why
         for m in moments
-        if m.video in durations_s and m.timestamp > durations_s[m.video] + END_SLACK_S
+        if m.video in footage
+        and (why := _why_outside(m, footage[m.video].length_s, origins[m.video].seconds))
     }
-    if 2 * len(late) > len(moments):
+    if 2 * len(outside) > len(moments):
         title = "most key frames lie behind the end of their video (is the time origin another?)"
-        raise AnnotationError(listed(title, list(late.values()), limit=8))
-    return late
+        raise AnnotationError(listed(title, list(outside.values()), limit=8))
+    return outside
+
+
+def _why_outside(moment: Moment, length_s: float, origin_s: float) -> str:
+    """Return why a key frame is not in its video; nothing if it is."""
+    where = f"{moment.video} at {moment.timestamp:g} s"
+    clock = f", counted from {origin_s:g} s" if origin_s else ""
+    if moment.timestamp - origin_s > length_s + SLACK_S:
+        return f"{where}: the video ends at {length_s + origin_s:.2f} s{clock}"
+    if moment.timestamp - origin_s < -SLACK_S:
+        return f"{where}: the video begins at {origin_s:g} s{clock}"
+    return ""

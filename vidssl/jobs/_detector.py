@@ -15,6 +15,7 @@ from vidssl import __version__
 from vidssl.augment import geometry
 from vidssl.augment.views import DetectionConfig, detection_view, normalise
 from vidssl.ava.labels import LabelMap
+from vidssl.ava.origins import parse_origin
 from vidssl.backbones import BackboneConfig, Encoder
 from vidssl.data.keyframes import KeyFrameSample, Moment, Placed, Reading, place
 from vidssl.detection.detector import BankWindow, DetectionBatch, Detector
@@ -146,18 +147,21 @@ def reading(plan: Detection) -> Reading:
 
 
 def place_moments(
-    moments: Sequence[Moment], videos: str, cache: Path, progress: Progress
+    moments: Sequence[Moment], videos: str, cache: Path, progress: Progress, time_origin: str
 ) -> Placed:
     """Return the key frames with their videos, indexed once at ``cache``.
 
+    ``time_origin`` says from where their times count, as ``vidssl.ava.origins`` understands it.
+
     Raises:
-        SourceError, AnnotationError: if none can be used.
+        SourceError, AnnotationError: if none can be used, or times count from who knows where.
     """
+    stated = parse_origin(time_origin)
     is_new = not cache.exists()
     index = open_index(videos, cache, progress)
     try:
         reasons = {video_id(path): why for path, why in set_aside(index).items()}
-        return place(moments, index, reasons)
+        return place(moments, index, reasons, stated)
     except AnnotationError:
         if is_new:  # a refused command leaves nothing behind
             cache.unlink(missing_ok=True)
@@ -165,11 +169,13 @@ def place_moments(
 
 
 def fingerprint(placed: Placed) -> str:
-    """Return a short hash of the key frames, their people and labels."""
+    """Return a short hash of the key frames, their people and labels, and of time origins."""
     digest = hashlib.sha256()
     for moment in placed.moments:
         digest.update(f"{moment.video} {moment.timestamp} ".encode())
         digest.update(moment.boxes.tobytes() + moment.labels.tobytes())
+        if origin_s := placed.origin_s(moment.video):
+            digest.update(f"{origin_s}".encode())
     return digest.hexdigest()[:16]
 
 

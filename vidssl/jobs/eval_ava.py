@@ -8,7 +8,7 @@ import json
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from vidssl.ava.annotations import (
 )
 from vidssl.ava.labels import LabelMap, read_labels
 from vidssl.ava.mean_ap import Protocol, Score, explain_zero, mean_ap
+from vidssl.ava.origins import summary
 from vidssl.data.keyframes import KeyFrameSample, Moment, Placed, VideoChunks, detected
 from vidssl.data.loader import Loader
 from vidssl.errors import AnnotationError, BankError, CheckpointError, listed
@@ -65,6 +66,8 @@ class Request:
     bank: Path | None = None
     empty_bank: bool = False
     min_score: float | None = None
+    time_origin: str = "auto"
+    """From where the boxes' times count: ``auto``, seconds, or a csv file of video and seconds."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ class EvalResult:
 
     ``ap`` and ``positives`` are by class id; an AP is None for a class without ground truth.
     ``expected`` counts key frames of the ground truth, ``evaluated`` those with predictions,
-    ``failed`` those whose video could not be read.
+    ``failed`` those whose video could not be read. ``time_origins`` gives each origin with its
+    number of videos and the evidence; nothing where a file is scored.
     """
 
     mean_ap: float | None
@@ -95,6 +99,7 @@ class EvalResult:
     unusable_videos: dict[str, str]
     predictions: Path
     notes: list[str]
+    time_origins: list[dict[str, object]] = field(default_factory=list)
 
 
 def run(
@@ -178,7 +183,9 @@ def score_detector(truth: Truth, request: Request, progress: Progress = silent) 
     everything = [*moments, *_unpeopled(moments, annotations)]
     with tempfile.TemporaryDirectory() as scratch:
         cache = Path(scratch) / "index.parquet"
-        placed = shared.place_moments(everything, request.videos, cache, progress)
+        placed = shared.place_moments(
+            everything, request.videos, cache, progress, request.time_origin
+        )
     predictions, failed = _predict(trained, placed, bank, request.empty_bank, labels.ids, progress)
     suffix = "-empty-bank" if request.empty_bank else ""
     folder = request.run / f"eval-{truth.annotations.stem}{suffix}"
@@ -196,7 +203,11 @@ def score_detector(truth: Truth, request: Request, progress: Progress = silent) 
         "bank": bank.encoder_hash if bank else None,
         "bank_emptied": request.empty_bank,
     }
-    result = replace(result, protocol={**result.protocol, **source})
+    result = replace(
+        result,
+        protocol={**result.protocol, **source},
+        time_origins=summary(placed.origins),
+    )
     write_text(folder / "score.json", as_json(result))
     return result
 

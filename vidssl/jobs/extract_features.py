@@ -4,7 +4,7 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 
 from vidssl.augment.views import DetectionConfig
 from vidssl.ava.annotations import read_person_boxes
+from vidssl.ava.origins import summary
 from vidssl.backbones import Encoder
 from vidssl.data.keyframes import KeyFrameSample, Placed, Reading, VideoChunks, detected
 from vidssl.data.loader import Loader
@@ -30,7 +31,10 @@ from vidssl.video.storage import stat
 
 @dataclass(frozen=True)
 class ExtractResult:
-    """The bank, and what of the boxes' key frames could not be read."""
+    """The bank, and what of the boxes' key frames could not be read.
+
+    ``time_origins`` gives each origin with its number of videos and the evidence.
+    """
 
     bank: Path
     rows: int
@@ -39,6 +43,7 @@ class ExtractResult:
     keyframes: int
     failed_keyframes: int
     unusable_videos: dict[str, str]
+    time_origins: list[dict[str, object]]
     encoder_hash: str
     seconds: float
 
@@ -50,9 +55,13 @@ def run(
     boxes: Sequence[Path],
     out: Path,
     *,
+    time_origin: str = "auto",
     progress: Progress = silent,
 ) -> ExtractResult:
     """Write the bank of the people in ``boxes`` to ``out``, or finish it where it was stopped.
+
+    Rows carry the boxes' own times, from wherever these count; ``time_origin`` says from where:
+    ``auto``, seconds, or a csv file of video and seconds.
 
     Raises:
         AnnotationError: if the boxes are wrong, or no video is there for them.
@@ -71,7 +80,7 @@ def run(
         raise AnnotationError(f"{where}: no box has a score of at least {plan.min_score}")
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "index.parquet"
-        placed = shared.place_moments(moments, videos, cache, progress)
+        placed = shared.place_moments(moments, videos, cache, progress, time_origin)
     names = sorted(placed.paths)
     shards = [
         names[i : i + plan.videos_per_shard] for i in range(0, len(names), plan.videos_per_shard)
@@ -90,7 +99,9 @@ def run(
         for shard in writer.missing():
             members = set(shards[shard])
             mine = [moment for moment in placed.moments if moment.video in members]
-            rows, lost = extractor.rows(Placed(mine, placed.paths), progress, len(placed.moments))
+            rows, lost = extractor.rows(
+                replace(placed, moments=mine), progress, len(placed.moments)
+            )
             failed += lost
             writer.write_shard(shard, rows)
     except KeyboardInterrupt:
@@ -105,6 +116,7 @@ def run(
         keyframes=len(placed.moments),
         failed_keyframes=len(failed) + placed.lost,
         unusable_videos=placed.unusable | dict(failed),
+        time_origins=summary(placed.origins),
         encoder_hash=bank.encoder_hash,
         seconds=time.monotonic() - started,
     )
@@ -162,8 +174,9 @@ class _Extractor:
 
 
 def _fingerprint(placed: Placed) -> str:
-    """Return a short hash of the videos' names and sizes."""
+    """Return a short hash of the videos' names, sizes and time origins."""
     digest = hashlib.sha256()
     for video, path in sorted(placed.paths.items()):
-        digest.update(f"{video} {stat(path).bytes}\n".encode())
+        origin_s = placed.origin_s(video)
+        digest.update(f"{video} {stat(path).bytes}{f' {origin_s}' if origin_s else ''}\n".encode())
     return digest.hexdigest()[:16]

@@ -17,6 +17,7 @@ from vidssl.ava.annotations import (
     read_person_boxes,
 )
 from vidssl.ava.labels import LabelMap, read_labels
+from vidssl.ava.origins import summary, told
 from vidssl.boxes import iou
 from vidssl.data.keyframes import KeyFrameDataset, Moment, annotated, detected
 from vidssl.detection.detector import Detector
@@ -40,7 +41,8 @@ class DetectionData:
     """What a detector is trained on, as a person names it.
 
     ``videos`` is a source; ``annotations``, ``boxes`` and ``excluded`` are csv files in AVA layout;
-    ``labels`` is the label map; ``bank`` a feature bank.
+    ``labels`` is the label map; ``bank`` a feature bank; ``time_origin`` says from where the
+    annotations' times count: ``auto``, seconds, or a csv file of video and seconds.
     """
 
     videos: str
@@ -49,11 +51,15 @@ class DetectionData:
     boxes: Path | None = None
     excluded: Path | None = None
     bank: Path | None = None
+    time_origin: str = "auto"
 
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """Where the detector is, what it was trained on, and how that ended."""
+    """Where the detector is, what it was trained on, and how that ended.
+
+    ``time_origins`` gives each origin with its number of videos and the evidence.
+    """
 
     run: Path
     detector_hash: str
@@ -62,6 +68,7 @@ class FinetuneResult:
     people: int
     lost_keyframes: int
     unusable_videos: dict[str, str]
+    time_origins: list[dict[str, object]]
     loss: float
     seconds: float
 
@@ -102,9 +109,12 @@ def run(
     detector = initial_detector(plan, encoder, labels, bank)
     with joined(device_of(plan.device)), RunFolder(out, identity, dump(plan)) as folder:
         with first_here():
-            placed = shared.place_moments(moments, data.videos, out / "index.parquet", progress)
+            cache = out / "index.parquet"
+            placed = shared.place_moments(moments, data.videos, cache, progress, data.time_origin)
         trainer = training.trainer(detector, plan, len(placed.moments), shared.fingerprint(placed))
         dataset = KeyFrameDataset(placed, shared.reading(plan), plan.seed, bank)
+        if rank() == 0:
+            folder.event("time origins", found=told(summary(placed.origins)))
         if placed.unusable and rank() == 0:
             folder.event("videos set aside", videos=placed.unusable, keyframes=placed.lost)
         fit(
@@ -128,6 +138,7 @@ def run(
         people=sum(len(moment.boxes) for moment in placed.moments),
         lost_keyframes=placed.lost,
         unusable_videos=placed.unusable,
+        time_origins=summary(placed.origins),
         loss=log[-1]["loss"] if log else float("nan"),
         seconds=time.monotonic() - started,
     )
@@ -148,7 +159,7 @@ def forecast(plan: Detection, encoder: str, data: DetectionData) -> training.For
         listing = Path(scratch) / "few.txt"
         listing.write_text("".join(f"{path}\n" for path in few), encoding="utf-8")
         placed = shared.place_moments(
-            moments, str(listing), Path(scratch) / "index.parquet", silent
+            moments, str(listing), Path(scratch) / "index.parquet", silent, data.time_origin
         )
         trainer = training.trainer(detector, plan, len(moments))
         dataset = KeyFrameDataset(placed, shared.reading(plan), plan.seed, bank)

@@ -1,0 +1,191 @@
+"""From where annotated times count: the second of the film at which a video's file begins.
+
+AVA's key frames are seconds 902 to 1798 of the film. What is at hand is the film itself, origin 0;
+its cut of 15 minutes, origin 900, which ends at 901 (27,030 frames at 30 a second) and up to 905 s
+in the copies that are passed on; or a cut of somebody's own. A wrong origin trains on the wrong
+pictures without a word, so it is found from the length of each file or asked for, never guessed:
+
+1. key frames before 900 s: origin 0, as nothing else could hold them;
+2. all from 900 s on, in a file of 898 to 905 s: origin 900, AVA's cut;
+3. in a file that reaches beyond second 1798: origin 0, a film;
+4. in a shorter file that holds them all counted from 0: origin 0, unless another video is a cut;
+5. a file that was cut off: the origin of all others, if they agree;
+6. else there is no telling.
+
+Where other annotated videos have key frames before 900 s or after 1802 s, the data are not AVA's
+alone: then times that fit a file count from its beginning, and so do those that fit neither way.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vidssl.ava.annotations import read_excluded
+from vidssl.ava.frames import Seconds
+from vidssl.errors import AnnotationError, listed
+
+SLACK_S = 0.5
+"""A key frame may lie this far behind the end of its video, or before its beginning."""
+CUT_S = 900.0
+CUT_LENGTH_S = 898.0, 905.0  # the shortest that holds second 1798, to the longest in use
+CUT_FRAMES, CUT_FPS = 27_030, 30.0  # the published extraction of frames
+LAST_S = 1798.0
+CLOCK_S = CUT_S, 1802.0
+CUTS, FILMS, OWN = "15-minute cuts", "whole films", "the key frames' times fit"
+STATED, OTHERS = "as stated", "cut off; as the others"
+WAYS = "0 for films, 900 for AVA's cuts, SECONDS, or a csv file of video and seconds"
+
+
+@dataclass(frozen=True)
+class Footage:
+    """What is at hand of a video: its length, and the pictures that a folder of frames holds."""
+
+    length_s: float
+    cut_off: bool = False
+    frames: int | None = None
+    """At 30 a second; None for a file that is a video, or for another rate."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A video's time 0 on the clock of its annotations, and what decided that."""
+
+    seconds: float = 0.0
+    evidence: str = OWN
+
+
+@dataclass(frozen=True)
+class Stated:
+    """Origins that a person gave: for all videos, or by video; the others are found."""
+
+    everywhere: float | None = None
+    by_video: Mapping[str, float] = field(default_factory=dict)
+
+
+def parse_origin(text: str) -> Stated:
+    """Return what ``auto``, a number of seconds, or the name of a csv file says.
+
+    The file has two columns, video and seconds; videos that it does not name are found.
+
+    Raises:
+        AnnotationError: if it is none of these, or the file has a mistake.
+    """
+    if text == "auto":
+        return Stated()
+    try:
+        seconds = float(text)
+    except ValueError:
+        path = Path(text)
+        if not path.is_file():
+            raise AnnotationError(
+                f"--time-origin: expected auto, a number of seconds, or a csv file of video and "
+                f"seconds, found {text!r}"
+            ) from None
+        return Stated(None, _by_video(path))
+    if not math.isfinite(seconds):
+        raise AnnotationError(f"--time-origin: expected a number of seconds, found {text!r}")
+    return Stated(seconds)
+
+
+def find_origins(
+    times_s: Mapping[str, Seconds], footage: Mapping[str, Footage], stated: Stated | None = None
+) -> dict[str, Origin]:
+    """Return the origin of each video in ``footage``; ``times_s`` are the key frames of all.
+
+    Raises:
+        AnnotationError: if there is no telling for some, with the numbers of each.
+    """
+    stated = stated or Stated()
+    least = min(float(times.min()) for times in times_s.values())
+    most = max(float(times.max()) for times in times_s.values())
+    is_ava = CLOCK_S[0] <= least and most <= CLOCK_S[1]
+    found: dict[str, Origin | None] = {}
+    likely: list[str] = []
+    for video, one in footage.items():
+        given = stated.by_video.get(video, stated.everywhere)
+        if given is not None:
+            found[video] = Origin(given, STATED)
+            continue
+        found[video], is_likely = _found(times_s[video], one, is_ava)
+        likely += [video] * is_likely
+    known = {origin.seconds for origin in found.values() if origin}
+    if CUT_S in known:
+        found |= dict.fromkeys(likely)
+    if len(known) == 1:
+        others = Origin(known.pop(), OTHERS)
+        found |= {v: others for v, o in found.items() if o is None and footage[v].cut_off}
+    unclear = [_numbers(v, times_s[v], footage[v]) for v, o in found.items() if o is None]
+    if unclear:
+        title = f"from where do the key frames' times count? Say it with --time-origin ({WAYS})"
+        raise AnnotationError(listed(title, unclear, limit=8))
+    return {video: origin for video, origin in found.items() if origin is not None}
+
+
+def summary(origins: Mapping[str, Origin]) -> list[dict[str, object]]:
+    """Return the origins with the number of videos and the evidence, the most frequent first."""
+    counts: dict[Origin, int] = {}
+    for origin in origins.values():
+        counts[origin] = counts.get(origin, 0) + 1
+    return [
+        {"origin_s": origin.seconds, "videos": count, "evidence": origin.evidence}
+        for origin, count in sorted(counts.items(), key=lambda item: (-item[1], item[0].seconds))
+    ]
+
+
+def told(found: list[dict[str, object]]) -> str:
+    """Return a summary as a sentence: ``time origin 900 s in 57 videos (15-minute cuts), ...``."""
+    parts: list[str] = []
+    for one in found:
+        videos = "" if parts else " video" if one["videos"] == 1 else " videos"
+        parts.append(f"{one['origin_s']:g} s in {one['videos']}{videos} ({one['evidence']})")
+    return f"time origin {', '.join(parts)}"
+
+
+def _found(times_s: Seconds, footage: Footage, is_ava: bool) -> tuple[Origin | None, bool]:
+    """Return a video's origin, None if there is no telling, and whether others may refute it."""
+    first, last, end = float(times_s.min()), float(times_s.max()), footage.length_s + SLACK_S
+    low, high = CUT_LENGTH_S
+    is_cut = low - SLACK_S <= footage.length_s <= high + SLACK_S and not footage.cut_off
+    fits = last <= end
+    if first < CUT_S or (fits and not is_ava):
+        return Origin(), False
+    if is_cut and (is_ava or last - CUT_S <= end):
+        return Origin(CUT_S, CUTS + _frames(footage)), False
+    if not is_ava:
+        return Origin(), False
+    if fits and end >= LAST_S:
+        return Origin(0.0, FILMS), False
+    return (Origin(), True) if fits else (None, False)
+
+
+def _frames(footage: Footage) -> str:
+    """Return how the pictures of a cut stand to those of the published extraction."""
+    if footage.frames is None:
+        return ""
+    if footage.frames == CUT_FRAMES:
+        return f", all {CUT_FRAMES:,} frames"
+    return f", {footage.frames:,} frames in place of {CUT_FRAMES:,}"
+
+
+def _numbers(video: str, times_s: Seconds, footage: Footage) -> str:
+    length_s, count = footage.length_s, len(times_s)
+    held = [
+        int(((times_s - start >= 0) & (times_s - start <= length_s + SLACK_S)).sum())
+        for start in (0.0, CUT_S)
+    ]
+    more = f"; {footage.frames:,} frames, not {CUT_FRAMES:,}" if footage.frames else ""
+    more += "; the file was cut off" if footage.cut_off else ""
+    return (
+        f"{video} is {length_s:.2f} s long; of its {count} key frames from {times_s.min():g} to "
+        f"{times_s.max():g} s it holds {held[0]} counted from 0, {held[1]} from 900{more}"
+    )
+
+
+def _by_video(path: Path) -> dict[str, float]:
+    rows = read_excluded(path)  # the same two columns
+    found = dict(rows)
+    if len(found) < len(rows):
+        again = [v for v in found if sum(name == v for name, _ in rows) > 1]
+        raise AnnotationError(listed(f"{path}: several origins for one video", sorted(again)))
+    return found
