@@ -14,6 +14,7 @@ from .pretrain import pretrain
 from .recipes import recipes
 from .report import report
 from .sample import sample
+from .transcode import transcode
 
 app = typer.Typer(
     name="vidssl",
@@ -26,6 +27,7 @@ app.command()(doctor)
 app.command()(demo)
 app.command()(playground)
 app.command()(index)
+app.command()(transcode)
 app.command()(sample)
 app.command()(pretrain)
 app.command()(finetune)

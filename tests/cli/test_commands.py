@@ -22,6 +22,11 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         ["source"],
         JSON | {"--out", "--workers", "--cut-files", "--retry", "--deadline", "--memory"},
     ),
+    "transcode": (
+        ["source"],
+        JSON
+        | {"--out", "--short-side", "--gop", "--crf", "--keep-audio", "--workers", "--estimate"},
+    ),
     "sample": (["source"], RECIPE | {"--recipe", "--out", "--count"}),
     "pretrain": (["recipe"], TRAIN),
     "finetune": (
