@@ -69,8 +69,7 @@ def index(
                 quarantine=out.with_suffix(".quarantine.csv"),
             )
         if json_to is not None:
-            ledger = result.ledger.as_json() if result.ledger else None
-            _common.write_json({**asdict(result), "ledger": ledger}, json_to)
+            _common.write_json(asdict(result), json_to)
     if json_to != "-":
         _tell(result)
 
@@ -85,10 +84,10 @@ def _tell(result: "IndexResult") -> None:
         _common.say(
             f"{result.cut_off} of them are cut off and used as far as they go (column cut_off)"
         )
-    ledger = result.ledger
-    if ledger is not None and (ledger.missing or ledger.duplicates or ledger.unusable):
-        _common.say(f"the source: {ledger.sentence()}")
-        for line in ledger.unusable[:SHOWN]:
+    account = result.account or {}
+    if any(account.get(what, {}).get("count") for what in ("missing", "duplicates", "unusable")):
+        _common.say(f"the source: {account['told']}")
+        for line in account["unusable"]["names"][:SHOWN]:
             _common.say(f"unusable: {' '.join(line.splitlines())}")
     if result.quarantine is None:
         return

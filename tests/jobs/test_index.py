@@ -11,6 +11,7 @@ import pytest
 from typer.testing import Result
 
 from vidssl.jobs.index import _latest
+from vidssl.video.index import account_of, read_rows
 
 Cli = Callable[..., Result]
 Refused = Callable[..., str]
@@ -203,3 +204,27 @@ def test_an_output_below_a_file_is_refused(
     (tmp_path / "file").write_text("mine")
     told = refused("index", playground / "videos", "--out", "file/i.parquet")
     assert "file/i.parquet: cannot be written" in told
+
+
+def test_the_source_s_account_is_kept_in_the_index_and_in_the_run(
+    cli: Cli, tiny: dict[str, Path], index: Path, tmp_path: Path
+) -> None:
+    videos = [row.path for row in read_rows(index)][:2]
+    rows = "".join(f"class{n},vid{n},0,10,val\n" for n in range(4))
+    (tmp_path / "val.csv").write_text("label,youtube_id,time_start,time_end,split\n" + rows)
+    for number, video in enumerate(videos):
+        shutil.copy(video, tmp_path / f"vid{number}_000000_000010.mp4")
+    (tmp_path / "vid2_000000_000010.mp4").write_bytes(b"no video")
+    source, out = f"kinetics:{tmp_path},list=val.csv", tmp_path / "run"
+    result = cli("pretrain", tiny["pretrain"], "--videos", source, "--out", out)
+    assert result.exit_code == 0, result.output
+    account = account_of(out / "index.parquet")
+    assert account is not None
+    assert (account["expected"], account["present"]) == (4, 3)
+    assert account["missing"]["names"] == ["vid3_000000_000010"]
+    assert [Path(p).name for p in account["undecodable"]["names"]] == ["vid2_000000_000010.mp4"]
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    (told,) = [event for event in events if event["event"] == "source"]
+    assert (told["expected"], told["missing"], told["undecodable"]) == (4, 1, 1)
+    assert told["source"] == source
+    assert told["told"] == "3 of 4 videos are present (75.0%), 1 missing, 1 not decodable"

@@ -32,7 +32,7 @@ def test_a_run_holds_what_scripts_rely_on(pretrained: Path) -> None:
     assert [entry["step"] for entry in log] == [0, 1, 2]
     for entry in log:
         assert entry.keys() >= {"step", "loss", "lr", "clips_per_s", "data_wait", "top1"}
-    assert [event["event"] for event in read_events(pretrained)] == ["start"]
+    assert [event["event"] for event in read_events(pretrained)] == ["source", "start"]
 
 
 def test_the_resolved_recipe_of_a_run_repeats_it(

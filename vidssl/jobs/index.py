@@ -17,7 +17,7 @@ from itertools import chain, islice
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -29,9 +29,17 @@ from vidssl.files import replacing
 from vidssl.jobs import _journal
 from vidssl.jobs._limits import usable_cores
 from vidssl.progress import Progress, silent
-from vidssl.sources import Ledger, read
+from vidssl.sources import read
 from vidssl.video import index as rows_of
-from vidssl.video.index import ClipIndex, Rows, has_map, is_index, read_tables, write_tables
+from vidssl.video.index import (
+    ClipIndex,
+    Rows,
+    account_of,
+    has_map,
+    is_index,
+    read_tables,
+    write_tables,
+)
 from vidssl.video.probe import VideoFacts, inert, probe
 from vidssl.video.storage import Location, shown, stat
 from vidssl.video.workers import Failure, Limits, Workers
@@ -51,8 +59,8 @@ QUARANTINE = ("path", "bytes", "status", "decoder", "error", "time")
 class IndexResult:
     """``counts`` gives the videos of each status; ``set_aside`` the first that are not ``ok``.
 
-    ``cut_off`` counts the usable videos that end before their container says. ``ledger`` tells of
-    what the source promises and does not have.
+    ``cut_off`` counts the usable videos that end before their container says. ``account`` tells of
+    what the source promises, and what of it is missing or cannot be decoded.
     """
 
     path: Path
@@ -63,7 +71,7 @@ class IndexResult:
     hours: float
     set_aside: list[VideoFacts]
     quarantine: Path | None = None
-    ledger: Ledger | None = None
+    account: dict[str, Any] | None = None
 
 
 class _Videos:
@@ -148,7 +156,7 @@ def run(
             journal.discard()
     if quarantine is not None:
         write_quarantine(out, quarantine)
-    return replace(summary(out, quarantine), ledger=videos.ledger)
+    return replace(summary(out, quarantine), account=account_of(out))
 
 
 def summary(path: Path, quarantine: Path | None = None) -> IndexResult:
@@ -220,6 +228,17 @@ def open_index(source: str, cache: Path, progress: Progress = silent) -> ClipInd
         return ClipIndex(path)
     run(source, cache, progress=progress)
     return ClipIndex(cache)
+
+
+def account(index: ClipIndex) -> dict[str, Any] | None:
+    """Return what is expected, present, missing and undecodable of an index's source, in numbers.
+
+    The index itself has the names.
+    """
+    found = account_of(index.path)
+    if found is None:
+        return None
+    return {k: v["count"] if isinstance(v, dict) else v for k, v in found.items()}
 
 
 def set_aside(index: ClipIndex) -> dict[str, str]:
@@ -332,7 +351,9 @@ class _Maker:
                 self._note(notes, _failed(location, failure))
 
             tasks = (self.videos.paths[int(number)].as_py() for number in good)
-            with Workers(look, min(count, len(good)), limits, _ignore_termination) as pool:
+            with Workers(
+                look, min(count, len(good)), limits, _ignore_termination, modules=[__name__]
+            ) as pool:
                 _shield_fork_server()
                 for item in pool.run(tasks, ahead=AHEAD, instead=note_failure):
                     if isinstance(item, str) and item:
@@ -366,7 +387,11 @@ class _Maker:
             told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
             raise SourceError(listed(title, [told, *errors], limit=9))
         parts = (_labelled(part, cut_files) for part in rows.take(self.numbers))
-        write_tables(self.out, parts)
+        aside = pc.invert(pc.is_in(status, value_set=pa.array(["ok", "missing"])))
+        undecodable = self.videos.paths.filter(aside.combine_chunks()).to_pylist()
+        ledger = self.videos.ledger.indexed(undecodable)
+        source = {"source": shown(self.videos.source), "told": ledger.sentence()}
+        write_tables(self.out, parts, source | ledger.as_json())
 
 
 def _labelled(part: pa.Table, cut_files: CutFiles) -> pa.Table:

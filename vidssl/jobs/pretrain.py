@@ -75,6 +75,8 @@ def run(
         with first_here():
             index = open_index(videos, out / "index.parquet", progress)
         trainer, dataset = _prepare(plan, index)
+        if rank() == 0 and (account := index_job.account(index)) is not None:
+            folder.event("source", **account)
         if index.set_aside and rank() == 0:
             folder.event("videos set aside", videos=index_job.set_aside(index))
         loader, cost = plan.loader, Cost()

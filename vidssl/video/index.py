@@ -13,10 +13,10 @@ import json
 import mmap
 import struct
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -53,6 +53,7 @@ SCHEMA = pa.schema(
 ADDED = {"cut_off": False}
 """Columns that an older index need not have, and what stands for them."""
 GROUP_ROWS = 16_384
+ACCOUNT = "vidssl.source"
 TRAILER = struct.Struct("<16sqqqq16s")
 """Magic, start of the map in the file, rows, usable videos, bytes of their paths, fingerprint."""
 MAGIC = b"vidssl map 1\n\0\0\0"
@@ -75,8 +76,12 @@ def tables(rows: Iterable[VideoFacts]) -> Iterator[pa.Table]:
         yield pa.Table.from_pylist(some, schema=SCHEMA)
 
 
-def write_tables(path: Path, parts: Iterable[pa.Table]) -> None:
+def write_tables(
+    path: Path, parts: Iterable[pa.Table], account: Mapping[str, object] | None = None
+) -> None:
     """Write an index from its rows in parts, whole or not at all; no more than a part is held.
+
+    ``account`` tells where the videos are from, and what is missing; see :func:`account_of`.
 
     Raises:
         OutputError: if it cannot be written.
@@ -90,8 +95,23 @@ def write_tables(path: Path, parts: Iterable[pa.Table]) -> None:
         for part in parts:
             writer.write_table(part, row_group_size=GROUP_ROWS)
             usable.add(part)
+        if account is not None:
+            writer.add_key_value_metadata({ACCOUNT: json.dumps(account)})
         for piece in usable.pieces(sink.tell()):
             sink.write(piece)
+
+
+def account_of(path: Path) -> dict[str, Any] | None:
+    """Return what an index tells of the source that it was made of; None if nothing.
+
+    Raises:
+        SourceError: if the file is not an index.
+    """
+    if not is_index(path):
+        raise SourceError(f"{path}: not an index")
+    metadata = pq.read_metadata(path).metadata or {}
+    found: dict[str, Any] | None = json.loads(metadata.get(ACCOUNT.encode(), b"null"))
+    return found
 
 
 def read_tables(path: Path, columns: Sequence[str] = SCHEMA.names) -> Iterator[pa.Table]:
