@@ -2,6 +2,7 @@
 
 import typer
 
+from . import bench
 from .demo import demo
 from .doctor import doctor
 from .eval_ava import eval_ava
@@ -36,3 +37,4 @@ app.command("eval-ava")(eval_ava)
 app.command()(report)
 app.command()(models)
 app.command()(recipes)
+app.add_typer(bench.app, name="bench")
