@@ -98,6 +98,19 @@ def test_training_tells_the_origin_in_its_result_and_events(
     assert losses[0] == losses[1]  # the same pictures
 
 
+def test_a_stated_origin_is_part_of_what_a_run_is_known_by(
+    cli: Cli, ava: Path, tiny: dict[str, Path], trained: Path, tmp_path: Path
+) -> None:
+    # A found one is not: a run that was begun without the option goes on.
+    assert '"time_origin"' not in (trained / "run.json").read_text()
+    shutil.copytree(trained, tmp_path / "run")
+    command = (*finetune(ava, tiny), "--videos", ava / "cut", "--out", tmp_path / "run")
+    assert cli(*command).exit_code == 0
+    result = cli(*command, "--time-origin", 898)
+    assert result.exit_code == 2
+    assert 'data.time_origin: null there, "898" asked' in result.stderr
+
+
 def test_a_bank_is_the_same_from_film_and_cut_and_keeps_the_annotations_times(
     cli: Cli, ava: Path, tiny: dict[str, Path], trained: Path, tmp_path: Path
 ) -> None:

@@ -162,9 +162,10 @@ def _files(index: ClipIndex, wanted: Collection[str]) -> dict[str, list[_File]]:
         part = part.filter(pc.and_(pc.equal(part["status"], "ok"), _may_be(part["path"], ids)))
         for row in part.to_pylist():
             if (video := video_id(row["path"])) in wanted:
-                is_published = row["decoder"].startswith(OF_FRAMES) and row["fps"] == CUT_FPS
-                frames = row["frames"] if is_published else None
-                footage = Footage(row["duration_s"], row["cut_off"], frames)
+                # Other tools may have left cells of their index empty.
+                is_of_frames = (row["decoder"] or "").startswith(OF_FRAMES)
+                frames = row["frames"] if is_of_frames and row["fps"] == CUT_FPS else None
+                footage = Footage(row["duration_s"] or 0.0, bool(row["cut_off"]), frames)
                 found.setdefault(video, []).append(_File(row["path"], footage))
     return found
 

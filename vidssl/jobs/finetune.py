@@ -100,7 +100,7 @@ def run(
         "encoder": encoder,
         "encoder_hash": None if encoder == shared.RANDOM else _hash(Path(encoder), plan),
         "bank_encoder": bank.encoder_hash if bank else None,
-        "data": {name: str(value) if value else None for name, value in asdict(data).items()},
+        "data": _named(data),
         "recipe": plan.model_dump(mode="json"),
     }
     claim(out, identity)
@@ -278,6 +278,14 @@ def _require_same_classes(there: LabelMap, here: LabelMap, encoder: str) -> None
 def _hash(path: Path, plan: Detection) -> str:
     card, _ = load_weights(path, "detector" if plan.init == "detector" else "encoder")
     return str(card["hash"])
+
+
+def _named(data: DetectionData) -> dict[str, str | None]:
+    """Return what a run is known by; an origin that is to be found is no part of it."""
+    names = {name: str(value) if value else None for name, value in asdict(data).items()}
+    if data.time_origin == "auto":
+        del names["time_origin"]
+    return names
 
 
 def _preparation(plan: Detection, trainer: Trainer) -> Callable[..., Any]:

@@ -33,7 +33,7 @@ from vidssl.video.storage import Location, shown
 VERSION = f"frames-pillow-{PIL.__version__}"
 FPS = 30.0
 RATE_FILE = "fps.txt"
-KEPT_FOLDERS = 1024  # whose names are remembered: listing one of 27,030 frames takes 20 ms
+KEPT_FOLDERS = 1024  # whose names are remembered: listing one of 27,030 frames takes 0.15 s
 
 _NAME = re.compile(r"((?:.*\D)?)(\d{1,9})(\.(?:jpg|jpeg|png))", re.IGNORECASE | re.DOTALL)
 
