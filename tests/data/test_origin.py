@@ -20,6 +20,7 @@ from vidssl.ava.origins import (
     told,
 )
 from vidssl.data.keyframes import KeyFrameDataset, Moment, Reading, VideoChunks, place
+from vidssl.data.loader import Loader, LoaderConfig
 from vidssl.errors import AnnotationError
 from vidssl.video.index import ClipIndex, write_index
 from vidssl.video.probe import VideoFacts, probe
@@ -274,7 +275,9 @@ def test_film_cut_and_frames_give_the_same_pictures(
     extraction = VideoChunks(placed, reading, 8, None)
     samples = [training[position] for position in range(len(training))]
     samples += [sample for n in range(len(extraction)) for sample in extraction[n]]
-    assert len(samples) == 2 * 4 * len(seconds)
+    beside = Loader(training, [range(len(training))], LoaderConfig(workers=1))  # its own process
+    samples += [sample for batch in beside for sample in batch]
+    assert len(samples) == 3 * 4 * len(seconds)
     for sample in samples:
         assert not sample.failed
         second = sample.moment.timestamp
