@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -30,7 +30,7 @@ from vidssl.progress import Progress as Callback
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
-WRONG_INPUT, INTERRUPTED, STOPPED = 2, 75, 130
+WRONG_INPUT, TOO_MANY_FAILED, INTERRUPTED, STOPPED = 2, 3, 75, 130
 PLAIN_EVERY_S = 5.0
 OTHERS_WAIT_S = 3.0
 
@@ -160,6 +160,12 @@ def say_origins(found: "list[dict[str, object]]") -> None:
 
     if any(one["origin_s"] for one in found):
         say(told(found))
+
+
+def too_many_failed(failed: int, expected: int, what: str, allowed: float) -> NoReturn:
+    """Say that a score stands on less than it should, and end with an exit code of its own."""
+    err.print(f"[bold red]{failed} of {expected} {what} failed, more than {allowed:.2%}[/]")
+    raise typer.Exit(TOO_MANY_FAILED)
 
 
 def length(overrides: list[str] | None, steps: int | None) -> list[str]:

@@ -31,6 +31,10 @@ def eval_ava(
         float | None, typer.Option(min=0, max=1, help="Least score of a person's box.")
     ] = None,
     time_origin: _common.TimeOrigin = "auto",
+    max_failed: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of key frames that may fail; more exits with 3."),
+    ] = 0.01,
     json_to: _common.JsonTo = None,
 ) -> None:
     """Score action predictions, given as a file or made by a trained detector.
@@ -49,6 +53,8 @@ def eval_ava(
             _common.write_json(vars(result), json_to)
     if json_to != "-":
         _show(result)
+    if result.failed > max_failed * result.expected:
+        _common.too_many_failed(result.failed, result.expected, "key frames", max_failed)
 
 
 def _show(result: "EvalResult") -> None:

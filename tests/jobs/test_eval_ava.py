@@ -167,9 +167,11 @@ def test_a_broken_or_missing_video_is_counted_and_the_rest_scored(
         *("eval-ava", "--checkpoint", run, *predicting),
         *("--videos", playground_copy / "videos", "--json", tmp_path / "score.json"),
     )
-    assert result.exit_code == 0
+    assert result.exit_code == 3  # a score that stands on less than it should
     told = json.loads((tmp_path / "score.json").read_text())
     assert told["failed"] == annotated_seconds(playground_copy, "train_001", "train_002") > 10
+    share = f"{told['failed']} of {told['expected']} key frames failed, more than 1.00%"
+    assert share in result.stderr
     assert told["evaluated"] == told["expected"] - told["failed"] > 0
     assert told["unusable_videos"].keys() == {"train_001", "train_002"}
     assert f"{told['failed']} failed" in result.stdout
@@ -185,8 +187,9 @@ def test_a_video_that_goes_bad_after_the_index_is_counted_too(
     (playground_copy / "videos" / "train_001.mp4").write_text("damaged since")
     result = cli(
         *("eval-ava", "--checkpoint", run, *predicting),
-        *("--videos", tmp_path / "i.parquet", "--json", "-"),
+        *("--videos", tmp_path / "i.parquet", "--json", "-", "--max-failed", "1"),
     )
+    assert result.exit_code == 0
     told = json.loads(result.stdout)
     assert told["failed"] == annotated_seconds(playground_copy, "train_001") > 5
     assert told["mean_ap"] is not None
