@@ -48,6 +48,9 @@ DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Resolve all, decode one batch, do one step, write nothing."),
 ]
+Autotune = Annotated[
+    bool, typer.Option("--autotune", help="Measure, then take the workers and threads that suit.")
+]
 Gpus = Annotated[int, typer.Option(min=1, help="Processes to start on this machine, one a GPU.")]
 
 TimeOrigin = Annotated[

@@ -34,6 +34,7 @@ def finetune(
     resume: Annotated[
         bool, typer.Option("--resume", help="Insist that there is a run to go on with.")
     ] = False,
+    autotune: _common.Autotune = False,
     dry_run: _common.DryRun = False,
     json_to: _common.JsonTo = None,
 ) -> None:
@@ -55,7 +56,9 @@ def finetune(
             return
         _common.start_processes(gpus, plan.device)
         with _common.progress() as progress:
-            result = job.run(plan, encoder, data, out, resume=resume, progress=progress)
+            result = job.run(
+                plan, encoder, data, out, resume=resume, autotune=autotune, progress=progress
+            )
         if json_to is not None:
             _common.write_json(asdict(result), json_to)
     if json_to == "-":

@@ -21,10 +21,7 @@ def pretrain(
     resume: Annotated[
         bool, typer.Option("--resume", help="Insist that there is a run to go on with.")
     ] = False,
-    autotune: Annotated[
-        bool,
-        typer.Option("--autotune", help="Measure, then take the workers and threads that suit."),
-    ] = False,
+    autotune: _common.Autotune = False,
     dry_run: _common.DryRun = False,
     json_to: _common.JsonTo = None,
 ) -> None:

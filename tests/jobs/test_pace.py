@@ -95,3 +95,24 @@ def test_waiting_is_told_of_in_the_run_and_on_the_terminal(
     assert told
     assert told[0]["advice"] in result.stderr
     assert "of the time" in told[0]["advice"]
+
+
+def test_autotune_serves_the_detector_too(
+    cli: Cli,
+    tiny: dict[str, Path],
+    training_data: list[object],
+    pretrained: Path,
+    detector: Path,
+    tmp_path: Path,
+) -> None:
+    threads = torch.get_num_threads()
+    out = tmp_path / "run"
+    result = cli(
+        *("finetune", tiny["detection"], "--encoder", pretrained, *training_data),
+        *("--out", out, "--autotune"),
+    )
+    torch.set_num_threads(threads)
+    assert result.exit_code == 0, result.output
+    assert "autotune: " in result.stderr
+    first = [json.loads((run / "log.jsonl").read_text().splitlines()[0]) for run in (out, detector)]
+    assert first[0]["loss"] == pytest.approx(first[1]["loss"], rel=1e-4)

@@ -9,7 +9,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -17,6 +17,10 @@ import torch
 from vidssl.data.loader import Cost, LoaderConfig
 from vidssl.data.samples import Samples
 from vidssl.jobs._limits import limits, usable_cores
+from vidssl.nn.distributed import rank, world_size
+from vidssl.progress import REMARK, Progress
+from vidssl.recipe import Detection, Pretrain
+from vidssl.train.folder import RunFolder
 from vidssl.train.loop import Trainer
 
 PROBES = 6  # samples that are read to time one
@@ -91,6 +95,27 @@ def tuned(
         torch.set_num_threads(threads)
         step_s[threads] = min(_step_s(trained, raw[:batch], prepare) for _ in range(3))
     return chosen(read_s, step_s, batch, cores, gpu=gpu)
+
+
+def autotuned(
+    plan: Pretrain | Detection,
+    spare: Trainer,
+    samples: Samples[Any, Any],
+    prepare: Callable[[Sequence[Any], int], Any],
+    folder: RunFolder,
+    progress: Progress,
+) -> LoaderConfig:
+    """Return the recipe's loader with as many workers as suit this machine; set the threads.
+
+    ``spare`` is a training of the same kind that is used up by it.
+    """
+    share = plan.optim.batch // world_size()
+    found = tuned(spare, samples, prepare, share, cores_of_this_process())
+    torch.set_num_threads(found.threads)
+    if rank() == 0:
+        folder.event("autotune", **asdict(found))
+        progress(found.sentence(), 0, REMARK)
+    return plan.loader.model_copy(update={"workers": found.workers})
 
 
 def chosen(read_s: float, step_s: dict[int, float], batch: int, cores: int, *, gpu: bool) -> Pace:

@@ -1,5 +1,6 @@
 """``vidssl finetune``: an action detector from annotated key frames."""
 
+import copy
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,10 +21,12 @@ from vidssl.ava.labels import LabelMap, read_labels
 from vidssl.ava.origins import summary, told
 from vidssl.boxes import iou
 from vidssl.data.keyframes import KeyFrameDataset, Moment, annotated, detected
+from vidssl.data.loader import Cost
 from vidssl.detection.detector import Detector
 from vidssl.errors import AnnotationError, BankError, CheckpointError
 from vidssl.features import Bank
 from vidssl.jobs import _detector as shared
+from vidssl.jobs import _pace as pace
 from vidssl.jobs import _training as training
 from vidssl.jobs import report
 from vidssl.nn.distributed import first_here, joined, rank
@@ -80,9 +83,12 @@ def run(
     out: Path,
     *,
     resume: bool = False,
+    autotune: bool = False,
     progress: Progress = silent,
 ) -> FinetuneResult:
     """Train a detector from ``encoder`` (a run, an encoder file, or ``random``) in ``out``.
+
+    ``autotune`` measures first, and takes as many workers and threads as suit this machine.
 
     Raises:
         AnnotationError: if a file of ``data`` is wrong.
@@ -117,13 +123,19 @@ def run(
             folder.event("time origins", found=told(summary(placed.origins)))
         if placed.unusable and rank() == 0:
             folder.event("videos set aside", videos=placed.unusable, keyframes=placed.lost)
+        loader, cost = plan.loader, Cost()
+        if autotune:
+            spare = training.trainer(copy.deepcopy(detector), plan, len(placed.moments))
+            prepare = _preparation(plan, spare)
+            loader = pace.autotuned(plan, spare, dataset, prepare, folder, progress)
         fit(
             trainer,
-            training.batches(dataset, plan.optim.batch, plan.loader),
+            training.batches(dataset, plan.optim.batch, loader, cost),
             _preparation(plan, trainer),
             folder,
             progress,
             training.noting_failures(folder),
+            pace.adviser(loader, cost, pace.cores_of_this_process()),
         )
         detector_hash = ""
         if rank() == 0:

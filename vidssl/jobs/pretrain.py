@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -14,15 +14,15 @@ from vidssl import __version__
 from vidssl.augment.views import ssl_views
 from vidssl.backbones import Encoder
 from vidssl.data.clips import ClipDataset, ClipReading, ClipSample, augmented
-from vidssl.data.loader import Cost, LoaderConfig
+from vidssl.data.loader import Cost
 from vidssl.jobs import _pace as pace
 from vidssl.jobs import _training as training
 from vidssl.jobs import index as index_job
 from vidssl.jobs import report
 from vidssl.jobs.index import open_index
 from vidssl.methods import Batch, SSLMethod
-from vidssl.nn.distributed import first_here, joined, rank, world_size
-from vidssl.progress import REMARK, Progress, silent
+from vidssl.nn.distributed import first_here, joined, rank
+from vidssl.progress import Progress, silent
 from vidssl.recipe import Pretrain, dump
 from vidssl.sources import scan
 from vidssl.train.folder import RunFolder, claim, read_log
@@ -81,7 +81,9 @@ def run(
             folder.event("videos set aside", videos=index_job.set_aside(index))
         loader, cost = plan.loader, Cost()
         if autotune:
-            loader = _tuned(plan, index, folder, progress)
+            spare, _ = _prepare(plan, index)
+            prepare = _on_device(plan, spare.device)
+            loader = pace.autotuned(plan, spare, dataset, prepare, folder, progress)
         fit(
             trainer,
             training.batches(dataset, plan.optim.batch, loader, cost),
@@ -151,20 +153,6 @@ def _prepare(plan: Pretrain, index: ClipIndex) -> tuple[Trainer, ClipDataset]:
         reading=_reading(plan),
     )
     return training.trainer(method, plan, len(index), index.fingerprint()), dataset
-
-
-def _tuned(plan: Pretrain, index: ClipIndex, folder: RunFolder, progress: Progress) -> LoaderConfig:
-    """Return the recipe's loader with as many workers as suit this machine; set the threads."""
-    spare, dataset = _prepare(plan, index)
-    share = plan.optim.batch // world_size()
-    found = pace.tuned(
-        spare, dataset, _on_device(plan, spare.device), share, pace.cores_of_this_process()
-    )
-    torch.set_num_threads(found.threads)
-    if rank() == 0:
-        folder.event("autotune", **asdict(found))
-        progress(found.sentence(), 0, REMARK)
-    return plan.loader.model_copy(update={"workers": found.workers})
 
 
 def _reading(plan: Pretrain) -> ClipReading:
