@@ -24,6 +24,7 @@ from pydantic_core import ErrorDetails
 
 from vidssl.augment.views import DetectionConfig, SSLConfig
 from vidssl.backbones import BackboneConfig
+from vidssl.data.clips import SamplingConfig
 from vidssl.data.loader import LoaderConfig
 from vidssl.detection.detector import HeadConfig
 from vidssl.errors import RecipeError, listed, nearest
@@ -65,6 +66,7 @@ class Pretrain(Recipe):
     folder: ClassVar[str] = "pretrain"
     task: Literal["pretrain"]
     method: Method
+    sampling: SamplingConfig = SamplingConfig()
     augment: SSLConfig = SSLConfig()
     optim: OptimConfig
     log_every: PositiveInt = 10

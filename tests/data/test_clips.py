@@ -8,11 +8,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from vidssl.data.clips import ClipDataset, ClipReading, ClipSample
+from vidssl.data.clips import ClipDataset, ClipReading, ClipSample, SamplingConfig
 from vidssl.data.loader import Loader, LoaderConfig
 from vidssl.data.order import StepBatches
-from vidssl.errors import VideoError
+from vidssl.errors import RecipeError, VideoError
 from vidssl.video.index import ClipIndex
+from vidssl.video.sampling import Short
 
 Numbers = Callable[[NDArray[np.uint8]], list[int]]
 
@@ -99,6 +100,47 @@ def test_a_video_shorter_than_the_clip_ends_on_its_last_frame(
     last = 30 + 5 * number - 1
     expected = [min(10 * second, last) + 50 * number for second in range(8)]
     assert read_numbers(sample.views[0].numpy()) == expected
+
+
+def test_short_videos_loop_slow_down_or_are_refused_as_the_recipe_says(
+    index: ClipIndex, videos: list[Path], read_numbers: Numbers
+) -> None:
+    def clips(short: Short) -> ClipDataset:
+        sampling = SamplingConfig(short_videos=short)
+        return ClipDataset(index, frames=8, stride=30, views=1, seed=0, sampling=sampling)
+
+    sample = clips("loop")[0]
+    number = videos.index(Path(sample.video))
+    length = 30 + 5 * number  # frames, ten a second: one is taken each second
+    expected = [10 * second % length + 50 * number for second in range(8)]
+    assert read_numbers(sample.views[0].numpy()) == expected
+    slow = read_numbers(clips("slow")[0].views[0].numpy())
+    assert slow == sorted(set(slow))  # every frame another
+    assert (slow[0], slow[-1]) == (50 * number, 50 * number + length - 1)
+    with pytest.raises(VideoError, match=r"5 videos in a row failed; .* at least 7.00 s .* found"):
+        clips("refuse")[0]
+
+
+def test_near_clips_are_drawn_for_two_views_only(index: ClipIndex) -> None:
+    near = SamplingConfig(starts="interval")
+    clips = ClipDataset(index, frames=2, stride=6, views=2, seed=0, sampling=near)
+    assert {len(clips[position].views) for position in range(5)} == {2}
+    with pytest.raises(RecipeError, match="interval is for methods of 2 views, this one has 3"):
+        ClipDataset(index, frames=2, stride=6, views=3, seed=0, sampling=near)
+
+
+def test_linspace_spreads_frames_over_the_window_as_for_published_weights(
+    index: ClipIndex, videos: list[Path]
+) -> None:
+    # 4 frames with stride 6 are a window of 24 at 30 a second: every 23 / 3 = 7.67 frames, cut to
+    # whole ones.
+    sampling = SamplingConfig(indexing="linspace")
+    plan = ClipDataset(index, frames=4, stride=6, views=1, seed=0, sampling=sampling).plan(0)
+    assert plan is not None
+    numbers = plan.times_s[0] * 30
+    assert numbers == pytest.approx(numbers.round())
+    assert set(np.diff(numbers).round().astype(int)) == {7, 8}
+    assert numbers[-1] - numbers[0] == pytest.approx(23)
 
 
 def test_a_broken_video_gives_its_place_to_the_next_and_is_told_of(

@@ -5,19 +5,46 @@ Array suffixes: T frames, H and W pixels.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from vidssl.augment.views import SSLConfig, ssl_view
 from vidssl.data.order import Order, rng_for
 from vidssl.data.samples import MAX_FAILURES, Failed, Samples
+from vidssl.errors import RecipeError, VideoError
+from vidssl.section import Section
 from vidssl.video.index import ClipIndex
 from vidssl.video.reader import Decoder, open_reader
-from vidssl.video.sampling import clip_times, random_starts
-from vidssl.video.storage import Location
+from vidssl.video.sampling import (
+    Indexing,
+    Short,
+    clip_times,
+    fitted,
+    interval_starts,
+    random_starts,
+)
+from vidssl.video.storage import Location, shown
+
+
+class SamplingConfig(Section):
+    """Which clips of a video are read; a pure function of the seed, the epoch and the video."""
+
+    starts: Literal["random", "interval"] = "random"
+    """``random``: each start for itself over the whole video (rho clips); ``interval``: two clips,
+    near ones more often than far ones (CVRL)."""
+    interval_power: PositiveFloat = 1.0
+    """Of CVRL's distribution of intervals."""
+    indexing: Indexing = "stride"
+    """``stride`` takes frames exactly a stride apart; ``linspace`` spreads them over the window as
+    PySlowFast does, for weights that were trained so."""
+    short_videos: Short = "repeat"
+    """Of a video that is shorter than the clip: repeat its last frame, loop it, slow it down, or
+    refuse it, so that another takes its place."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +72,8 @@ class ClipPlan:
     location: Location
     times_s: NDArray[np.float64]
     seed: int
+    refused: str = ""
+    """Why the video cannot give such clips, if so."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +90,8 @@ class ClipReading:
         Raises:
             VideoError: if the video cannot be read.
         """
+        if plan.refused:
+            raise VideoError(f"{shown(plan.location)}: {plan.refused}", "too_short")
         views = len(plan.times_s)
         with open_reader(plan.location, self.decoder) as reader:
             clip = reader.frames_at(plan.times_s.reshape(-1), self.short_side_px)
@@ -92,13 +123,23 @@ class ClipDataset(Samples[ClipPlan, ClipSample]):
         stride: int,
         views: int,
         seed: int,
+        sampling: SamplingConfig | None = None,
         reading: ClipReading | None = None,
     ) -> None:
-        """Take what to read; ``stride`` counts frames at 30 per second."""
+        """Take what to read; ``stride`` counts frames at 30 per second.
+
+        Raises:
+            RecipeError: if the sampling gives another number of clips than ``views``.
+        """
         self.index = index
         self.order = Order(len(index), seed)
         self.frames, self.stride, self.views = frames, stride, views
+        self.sampling = sampling or SamplingConfig()
         self.reading = reading or ClipReading()
+        if self.sampling.starts == "interval" and views != 2:
+            raise RecipeError(
+                f"sampling.starts: interval is for methods of 2 views, this one has {views}"
+            )
 
     @property
     def read(self) -> ClipReading:
@@ -116,9 +157,23 @@ class ClipDataset(Samples[ClipPlan, ClipSample]):
         epoch, index = self.order.at(position, attempt)
         location, duration_s = self.index.video(index)
         rng = rng_for(self.order.seed, epoch, index)
-        starts_s = random_starts(rng, duration_s, self.frames, self.stride, self.views)
-        times_s = np.stack([clip_times(start_s, self.frames, self.stride) for start_s in starts_s])
-        return ClipPlan(location, times_s, seed=int(rng.integers(2**62)))
+        clips = [
+            clip_times(start_s, self.frames, self.stride, self.sampling.indexing)
+            for start_s in self._starts(rng, duration_s)
+        ]
+        seed, refused = int(rng.integers(2**62)), ""
+        try:
+            clips = [fitted(clip, duration_s, self.sampling.short_videos) for clip in clips]
+        except VideoError as error:
+            refused = str(error)
+        return ClipPlan(location, np.stack(clips), seed, refused)
+
+    def _starts(self, rng: np.random.Generator, duration_s: float) -> NDArray[np.float64]:
+        how, frames, stride = self.sampling, self.frames, self.stride
+        if how.starts == "random":
+            return random_starts(rng, duration_s, frames, stride, self.views)
+        power, short = how.interval_power, how.short_videos
+        return interval_starts(rng, duration_s, frames, stride, power=power, short=short)
 
     def tell(self, sample: ClipSample, failed: Failed) -> ClipSample:
         """Return the sample with word of the videos that failed before it."""

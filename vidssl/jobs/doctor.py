@@ -265,13 +265,13 @@ def memory(there: int, limit: int | None) -> Check:
 
 
 def shared_memory(folder: Path) -> Check:
-    """Check the shared memory through which loader workers hand over their clips."""
+    """Check the shared memory through which the processes of several GPUs talk."""
     if not folder.is_dir():
         return Check("shared memory", "ok", f"no {folder} on this system")
     usage = shutil.disk_usage(folder)
     finding = f"{usage.free / GB:.1f} of {usage.total / GB:.1f} GiB free"
     if usage.free < LEAST_SHARED_GB * GB:
-        mend = "start the container with --shm-size=8g (or --ipc=host), or set loader.workers=0"
+        mend = "for several GPUs start the container with --shm-size=8g or --ipc=host"
         return Check("shared memory", "warn", finding, mend)
     return Check("shared memory", "ok", finding)
 

@@ -150,6 +150,7 @@ def _prepare(plan: Pretrain, index: ClipIndex) -> tuple[Trainer, ClipDataset]:
         stride=plan.backbone.stride,
         views=method.num_views,
         seed=plan.seed,
+        sampling=plan.sampling,
         reading=_reading(plan),
     )
     return training.trainer(method, plan, len(index), index.fingerprint()), dataset
