@@ -28,7 +28,10 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         JSON
         | {"--out", "--short-side", "--gop", "--crf", "--keep-audio", "--workers", "--estimate"},
     ),
-    "sample": (["source"], RECIPE | {"--recipe", "--out", "--count"}),
+    "sample": (
+        ["source"],
+        RECIPE | {"--recipe", "--out", "--count", "--annotations", "--labels", "--time-origin"},
+    ),
     "pretrain": (["recipe"], TRAIN | {"--autotune"}),
     "finetune": (
         ["recipe"],

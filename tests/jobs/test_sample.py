@@ -1,23 +1,28 @@
 """The sheet of samples: the views of training, in its order, from real tiny videos."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import Result
 
 from vidssl.augment.views import MEAN, STD, normalise
 from vidssl.data.clips import ClipDataset, ClipSample
-from vidssl.errors import OutputError, SourceError
+from vidssl.errors import AnnotationError, OutputError, SourceError
 from vidssl.jobs import pretrain
 from vidssl.jobs.index import run as index
-from vidssl.jobs.sample import augmented, crop_box, run
-from vidssl.recipe import Pretrain, find, load
+from vidssl.jobs.sample import augmented, crop_box, facts_of, run, run_detection
+from vidssl.recipe import Detection, Pretrain, find, load
+from vidssl.report.sheet import WIDTH
 from vidssl.video.index import ClipIndex
+from vidssl.video.probe import VideoFacts
 from vidssl.video.write import write_video
 
+Cli = Callable[..., Result]
 SMALL = ["augment.crop_px=32", "backbone.width=8", "backbone.frames=8", "backbone.alpha=4"]
 
 
@@ -61,8 +66,7 @@ def test_a_sheet_has_a_row_for_each_view_of_each_video(videos: Path, tmp_path: P
         assert 0 <= view.start_s < view.end_s < 2
     with Image.open(io.BytesIO(result.path.read_bytes())) as image:
         assert image.format == "PNG"
-        # 8 pictures of 1.25 inches with gaps of 0.05, at 144 dots an inch.
-        assert image.width == int((8 * 1.3 + 0.05) * 144)
+        assert image.width == int(WIDTH * 144)
 
 
 def test_a_broken_video_is_named_with_its_reason(videos: Path, tmp_path: Path) -> None:
@@ -154,3 +158,91 @@ def test_a_sheet_is_a_png(videos: Path, tmp_path: Path) -> None:
 def test_no_videos_at_all_is_a_wrong_call(videos: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected at least 1 video, got 0"):
         run(str(videos), plan(), tmp_path / "s.png", count=0)
+
+
+def test_the_facts_are_told_in_plain_words() -> None:
+    row = VideoFacts(
+        "a.mov",
+        codec="h264",
+        width=568,
+        height=320,
+        fps=29.97003,
+        variable_rate=True,
+        rotation=90,
+        duration_s=12.5,
+        frames=1,
+        keyframes_s=[0.0, 1.0, 2.0, 6.5],
+        cut_off=True,
+        decoder="pyav-1",
+    )
+    assert facts_of(row).split("  ·  ") == [
+        "h264",
+        "568 × 320",
+        "29.97 frames a second, uneven",
+        "12.50 s",
+        "1 frame",
+        "turned by 90°",
+        "a key frame every 1.00 s (at most 4.50 s)",
+        "cut off",
+        "decoded by pyav-1",
+    ]
+
+
+# --- detection recipes
+
+
+def detection_plan(tiny: dict[str, Path], *overrides: str) -> Detection:
+    return load(Detection, tiny["detection"], overrides)
+
+
+def test_the_people_of_a_detection_recipe_are_drawn(
+    playground: Path, tiny: dict[str, Path], tmp_path: Path
+) -> None:
+    result = run_detection(
+        str(playground / "videos"),
+        detection_plan(tiny),
+        playground / "train.csv",
+        tmp_path / "sheet.png",
+        labels=playground / "action_list.pbtxt",
+        count=2,
+    )
+    names = {Path(view.video).name for view in result.views}
+    assert len(names) == 2
+    assert all(name.startswith("train_") for name in names)  # the others have no annotation there
+    assert [view.view for view in result.views] == [0, 1, 0, 1]
+    for view in result.views:
+        # 4 frames, 4 steps of 1/30 s apart, the third of them the key frame at a whole second.
+        assert view.start_s + 2 * 4 / 30 == pytest.approx(round(view.start_s + 2 * 4 / 30))
+        assert view.end_s - view.start_s == pytest.approx(3 * 4 / 30)
+    with Image.open(io.BytesIO(result.path.read_bytes())) as image:
+        yellow = np.abs(np.asarray(image).astype(int) - [0xF0, 0xE4, 0x42]).max(axis=2) <= 6
+    assert yellow.sum() > 300
+
+
+def test_annotations_of_other_videos_are_refused(
+    videos: Path, playground: Path, tiny: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(AnnotationError, match="ids are file names"):
+        run_detection(
+            str(videos), detection_plan(tiny), playground / "train.csv", tmp_path / "s.png"
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_from_the_command_line_both_kinds_of_recipes(
+    cli: Cli, playground: Path, tiny: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "s.png"
+    source = (playground / "videos", "--out", out, "--count", 1)
+    done = cli("sample", *source, "--recipe", tiny["pretrain"])
+    assert done.exit_code == 0, done.output
+    assert f"{out}: 2 views of 1 videos" in done.stdout
+    annotated = ("--annotations", playground / "train.csv")
+    done = cli("sample", *source, "--recipe", tiny["detection"], *annotated)
+    assert done.exit_code == 0, done.output
+    told = cli("sample", *source, "--recipe", "slowfast_r50_ava")
+    assert told.exit_code == 2
+    assert "slowfast_r50_ava: a detection recipe; give --annotations with it" in told.stderr
+    told = cli("sample", *source, "--recipe", tiny["pretrain"], "--labels", "x.pbtxt")
+    assert told.exit_code == 2
+    assert "--labels names the actions of --annotations; give both" in told.stderr

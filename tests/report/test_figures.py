@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vidssl.report import _drawing, figures, pictures
-from vidssl.report.figures import MarkedBox, MarkedFrame, SheetRow
+from vidssl.report.figures import MarkedBox, MarkedFrame
 
 Pixels = NDArray[np.int64]
 Entry = dict[str, Any]
@@ -151,41 +151,6 @@ def test_bars_of_nothing_are_refused() -> None:
         figures.average_precision_bars({}, {"s": {}})
 
 
-def test_a_sheet_shows_every_frame_in_its_place() -> None:
-    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
-    sheet = pixels(figures.contact_sheet([SheetRow("clip", [flat(c) for c in colours])]))
-    # Cells of 1.25 inches with gaps of 0.05: centres at 0.675, 1.975 and 3.275.
-    row = sheet.shape[0] - int((0.05 + 1.25 * 40 / 60 / 2) * _drawing.DPI)
-    for centre, colour in zip((0.675, 1.975, 3.275), colours, strict=True):
-        assert sheet[row, int(centre * _drawing.DPI)].tolist() == list(colour)
-
-
-def test_of_many_frames_some_are_shown_first_and_last_among_them() -> None:
-    frames = [flat((n, n, n)) for n in range(100, 150)]
-    sheet = pixels(figures.contact_sheet([SheetRow("clip", frames)], columns=4))
-    row = sheet[sheet.shape[0] - int(0.4 * _drawing.DPI)]
-    greys = [int(row[int((0.675 + 1.3 * n) * _drawing.DPI)][0]) for n in range(4)]
-    assert greys == [100, 116, 133, 149]  # 49 / 3 = 16.33 apart, rounded
-
-
-def test_boxes_lie_on_their_frame() -> None:
-    box = BOX[None]
-    plain = figures.contact_sheet([SheetRow("clip", [flat((0, 0, 0))])])
-    boxed = figures.contact_sheet([SheetRow("clip", [flat((0, 0, 0))], [box])])
-    assert count(plain, _drawing.ORANGE) == 0
-    changed = (pixels(plain) != pixels(boxed)).any(axis=2)
-    rows, columns = np.nonzero(changed)
-    # The box is the middle half of a cell of 180 x 120 pixels, its line about 5 wide.
-    assert length_of(columns) == pytest.approx(90, abs=7)
-    assert length_of(rows) == pytest.approx(60, abs=7)
-
-
-def test_an_empty_sheet_is_refused() -> None:
-    for rows in ([], [SheetRow("clip", [])]):
-        with pytest.raises(ValueError, match="at least one row, and a frame in each"):
-            figures.contact_sheet(rows)
-
-
 def test_true_boxes_are_solid_and_predicted_ones_dashed() -> None:
     # Without the tags, which have no line: the same box once as true, once as predicted.
     frame = flat((0, 0, 0), 96, 128)
@@ -242,10 +207,9 @@ def test_a_grid_of_nothing_is_refused() -> None:
     [
         lambda: figures.curves(LOG),
         lambda: figures.average_precision_bars(NAMES, {"s": {1: 0.5}}),
-        lambda: figures.contact_sheet([SheetRow("t", [flat((1, 2, 3))])]),
         lambda: figures.keyframe_grid([MarkedFrame("t", flat((1, 2, 3)), [MarkedBox(BOX, ["a"])])]),
     ],
-    ids=["curves", "bars", "sheet", "grid"],
+    ids=["curves", "bars", "grid"],
 )
 def test_equal_input_makes_equal_bytes_and_settings_stay(draw: Callable[[], bytes]) -> None:
     before = dict(matplotlib.rcParams)

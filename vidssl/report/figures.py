@@ -1,4 +1,4 @@
-"""Plots, as PNG bytes; equal input gives equal bytes. The sheets of frames are here as well.
+"""Plots, as PNG bytes; equal input gives equal bytes. The grid of key frames is here as well.
 
 Array suffixes: T points.
 """
@@ -27,17 +27,13 @@ from vidssl.report._drawing import (
 from vidssl.report.pictures import (
     MarkedBox,
     MarkedFrame,
-    SheetRow,
-    contact_sheet,
     keyframe_grid,
 )
 
 __all__ = [
     "MarkedBox",
     "MarkedFrame",
-    "SheetRow",
     "average_precision_bars",
-    "contact_sheet",
     "curves",
     "keyframe_grid",
     "running_mean",

@@ -1,4 +1,4 @@
-"""Sheets of video frames, as PNG bytes; equal input gives equal bytes.
+"""Grids of key frames, as PNG bytes; equal input gives equal bytes.
 
 Where true and predicted boxes must be told apart, the line's style differs as well as the colour.
 
@@ -18,23 +18,11 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from vidssl.boxes import Boxes
-from vidssl.report._drawing import ORANGE, png, printable, spread, styled
+from vidssl.report._drawing import ORANGE, png, printable, styled
 
 DASHES = (0.0, (4.0, 3.0))
 TRUE, PREDICTED = "#56B4E9", ORANGE  # on pictures, where the darker blue is lost
 _TRUE_TEXT, _PREDICTED_TEXT = "#0b5c8c", "#8a5a00"  # the same hues, dark enough to read on white
-
-
-@dataclass(frozen=True)
-class SheetRow:
-    """One row of a contact sheet: uint8 frames ``(T, H, W, 3)`` under a title.
-
-    ``boxes`` has one ``(N, 4)`` array of normalised boxes for each frame, or nothing at all.
-    """
-
-    title: str
-    frames: Sequence[NDArray[np.uint8]]
-    boxes: Sequence[Boxes] = ()
 
 
 @dataclass(frozen=True)
@@ -54,34 +42,6 @@ class MarkedFrame:
     frame: NDArray[np.uint8]
     true: Sequence[MarkedBox] = ()
     predicted: Sequence[MarkedBox] = ()
-
-
-def contact_sheet(rows: Sequence[SheetRow], columns: int = 8) -> bytes:
-    """Return clips as rows of frames, at most ``columns`` of each, evenly spaced.
-
-    Raises:
-        ValueError: if there is no row, or a row without a frame.
-    """
-    if not rows or not all(len(row.frames) for row in rows):
-        raise ValueError("a contact sheet needs at least one row, and a frame in each")
-    shown = [spread(len(row.frames), columns) for row in rows]
-    wide = max(len(which) for which in shown)
-    cell, gap, title = 1.25, 0.05, 0.26  # inches
-    heights = [max(cell * f.shape[0] / f.shape[1] for f in row.frames) for row in rows]
-    width, height = wide * (cell + gap) + gap, sum(heights) + (title + gap) * len(rows) + gap
-    with styled():
-        figure = Figure(figsize=(width, height))
-        top = height
-        for row, which, tall in zip(rows, shown, heights, strict=True):
-            words = printable(row.title, max(12, int(13 * width)))  # letters to an inch
-            figure.text(gap / width, (top - title / 2) / height, words, va="center")
-            top -= title + tall
-            for column, index in enumerate(which):
-                left = gap + column * (cell + gap)
-                place = (left / width, top / height, cell / width, tall / height)
-                _sheet_cell(figure, place, row, index)
-            top -= gap
-        return png(figure)
 
 
 def keyframe_grid(items: Sequence[MarkedFrame], columns: int = 3) -> bytes:
@@ -120,16 +80,6 @@ def keyframe_grid(items: Sequence[MarkedFrame], columns: int = 3) -> bytes:
                     figure.text(left, y, line_text, color=colour, size=8, va="center")
             top -= head + picture + text + gap
         return png(figure)
-
-
-def _sheet_cell(
-    figure: Figure, place: tuple[float, float, float, float], row: SheetRow, index: int
-) -> None:
-    axes = figure.add_axes(place)
-    frame = row.frames[index]
-    _show(axes, frame)
-    for box in row.boxes[index] if len(row.boxes) else ():
-        _outline(axes, frame, box, ORANGE, "-")
 
 
 def _show(axes: Axes, frame: NDArray[np.uint8]) -> None:
