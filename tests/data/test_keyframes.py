@@ -94,7 +94,7 @@ def test_a_key_frame_of_a_broken_video_gives_its_place_to_the_next(
     (failed,) = [sample.failed for sample in both if sample.failed]
     assert failed[0][0] == str(where.paths["video2"])
     assert "cannot be opened" in failed[0][1]
-    with pytest.raises(VideoError, match="1 videos in a row failed; the last: "):
+    with pytest.raises(VideoError, match="1 videos in a row cannot be read"):
         KeyFrameDataset(placed(index, at((2, 1.0))), READING, seed=0, bank=None)[0]
 
 

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from vidssl.errors import VideoError
+from vidssl.errors import VideoError, listed
 from vidssl.video.storage import Location
 
 MAX_FAILURES = 16
@@ -59,7 +59,8 @@ class Samples(ABC, Generic[Plan, Sample]):
         Raises:
             VideoError: where nothing can.
         """
-        raise VideoError(f"{len(failed)} videos in a row failed; the last: {failed[-1][1]}")
+        title = f"{len(failed)} videos in a row cannot be read (is the storage there?)"
+        raise VideoError(listed(title, [error for _, error in failed], limit=8))
 
     def __getitem__(self, position: int) -> Sample:
         """Return the sample at ``position``, read in this process without a deadline.
