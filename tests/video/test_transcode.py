@@ -13,10 +13,12 @@ import pytest
 from av.packet import Packet
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
+from PIL import Image
 
-from vidssl.errors import VideoError
+from vidssl.errors import VideoError, VidsslError
 from vidssl.video.decoders.pyav import Reader
 from vidssl.video.probe import probe
+from vidssl.video.reader import Decoder, decoder_version, open_reader
 from vidssl.video.transcode import Copying, copied_size, transcode
 from vidssl.video.write import write_video
 
@@ -225,6 +227,32 @@ def test_what_is_no_video_is_told_of(tmp_path: Path, content: bytes | None, reas
     assert caught.value.reason == reason
 
 
+def test_a_folder_of_pictures_is_not_copied(tmp_path: Path) -> None:
+    (tmp_path / "v").mkdir()
+    Image.fromarray(numbered(1)).save(tmp_path / "v" / "img_00001.jpg")
+    with pytest.raises(VideoError, match="v: a folder of pictures; only video files are copied"):
+        transcode(str(tmp_path / "v"), tmp_path / "b.mp4", COPYING)
+
+
+@pytest.mark.parametrize("decoder", ["torchcodec", "decord"])
+def test_other_decoders_read_copies_alike(tmp_path: Path, decoder: Decoder) -> None:
+    try:
+        decoder_version(decoder)
+    except (ImportError, OSError, RuntimeError, VidsslError) as error:
+        pytest.skip(f"{decoder} does not load here: {type(error).__name__}")
+    ticks = np.cumsum([0, *np.random.default_rng(3).integers(20, 90, 39)]).tolist()
+    original = write_timed(tmp_path / "a.mkv", ticks, Fraction(1, 1000))
+    transcode(str(original), tmp_path / "b.mp4", replace(COPYING, short_side_px=64))
+    asked_s = np.random.default_rng(4).uniform(0, ticks[-1] / 1000, 30)
+    with (
+        open_reader(str(tmp_path / "b.mp4"), "pyav") as one,
+        open_reader(str(tmp_path / "b.mp4"), decoder) as other,
+    ):
+        expected, found = one.frames_at(asked_s), other.frames_at(asked_s)
+    assert found.times_s == pytest.approx(expected.times_s, abs=1e-6)
+    assert np.abs(found.frames.astype(int) - expected.frames.astype(int)).mean() < 1
+
+
 def tone(seconds: float, rate: int = 16_000) -> NDArray[np.float32]:
     """Silence, and from 1 s on 500 Hz."""
     t = np.arange(int(seconds * rate)) / rate
@@ -279,6 +307,7 @@ def test_a_full_disk_is_told_of_as_such(write_numbered: WriteNumbered, tmp_path:
 import resource, signal
 from pathlib import Path
 from vidssl.errors import OutputError
+from vidssl.video.reader import Decoder, decoder_version, open_reader
 from vidssl.video.transcode import Copying, transcode
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 for limit in (10, 3000):

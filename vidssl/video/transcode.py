@@ -31,7 +31,7 @@ from vidssl.errors import OutputError, VideoError
 from vidssl.files import sync
 from vidssl.video.decoders.pyav import CONTAINERS, Reader, rotation
 from vidssl.video.probe import FRAMES_PER_BYTE, MAX_FRAMES
-from vidssl.video.storage import Location, Stat, opened, shown, stat
+from vidssl.video.storage import Location, Stat, is_frames, opened, shown, stat
 from vidssl.video.workers import beat
 
 Sound = Literal["none", "dropped", "copied", "encoded", "lost"]
@@ -92,6 +92,9 @@ def transcode(location: Location, target: Path, copying: Copying) -> Copied:
         VideoError: if the video cannot be decoded, or changes meanwhile.
         OutputError: if ``target`` cannot be written.
     """
+    if is_frames(location):
+        words = "a folder of pictures; only video files are copied"
+        raise VideoError(f"{shown(location)}: {words}", "pictures")
     before = stat(location)
     with ExitStack() as stack:
         reader = stack.enter_context(_reading(location))
