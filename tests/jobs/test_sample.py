@@ -69,6 +69,19 @@ def test_a_sheet_has_a_row_for_each_view_of_each_video(videos: Path, tmp_path: P
         assert image.width == int(WIDTH * 144)
 
 
+def test_clips_are_chosen_as_the_recipe_says(videos: Path, tmp_path: Path) -> None:
+    # 16 frames, 8 apart at 30 a second, are 4 s: two rounds of a video of 2 s.
+    longer = ("backbone.frames=16", "backbone.stride=8")
+    spans = []
+    for short in ("repeat", "loop"):
+        recipe = plan(*longer, f"sampling.short_videos={short}")
+        result = run(str(videos), recipe, tmp_path / f"{short}.png", count=1 + 4)
+        spans.append({view.end_s - view.start_s for view in result.views})
+    assert all(span > 1.9 for span in spans[0])
+    assert all(span < 1.9 for span in spans[1])
+    assert (tmp_path / "repeat.png").read_bytes() != (tmp_path / "loop.png").read_bytes()
+
+
 def test_a_broken_video_is_named_with_its_reason(videos: Path, tmp_path: Path) -> None:
     result = run(str(videos), plan(), tmp_path / "sheet.png", count=5)
     assert list(result.set_aside) == [str(videos / "broken.mp4")]

@@ -7,6 +7,7 @@ source only the few videos that are drawn are looked at, so they are not those o
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +208,7 @@ def _dataset(plan: Pretrain, index: ClipIndex) -> ClipDataset:
         views=method.num_views,
         seed=plan.seed,
         reading=ClipReading(plan.decode_short_side_px, plan.decoder),
+        sampling=plan.sampling,
     )
 
 
@@ -287,8 +289,10 @@ def _ssl_views(sample: ClipSample, plan: Pretrain) -> list[SheetView]:
 
 
 def _span(times_s: Sequence[float]) -> str:
-    words = f"{times_s[0]:.2f} – {times_s[-1]:.2f} s, {_many(len(times_s), 'frame')}"
+    words = f"{min(times_s):.2f} – {max(times_s):.2f} s, {_many(len(times_s), 'frame')}"
     different = len(set(times_s))
+    if any(later < earlier for earlier, later in pairwise(times_s)):
+        return f"{words}, begun anew at the end of the video"
     if different < len(times_s):
         words += f", {different} of them different"
     elif len(times_s) > 1:
