@@ -17,7 +17,11 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
 
 from vidssl.jobs.playground import run as render_playground
+from vidssl.video.workers import preload
 from vidssl.video.write import write_video
+
+# What workers need is imported once for all tests.
+preload(["vidssl.data.clips", "vidssl.data.keyframes", "vidssl.jobs.index"])
 
 # Tiny networks on two shared cores run many times slower with a thread for each.
 torch.set_num_threads(1)

@@ -13,7 +13,7 @@ Cli = Callable[..., Result]
 
 BENCH = {"--videos", "--samples", "--rounds", "--json"}
 JSON, RECIPE = {"--json"}, {"--set", "--json"}
-TRAIN = RECIPE | {"--out", "--videos", "--steps", "--gpus", "--resume", "--dry-run"}
+TRAIN = RECIPE | {"--out", "--videos", "--steps", "--gpus", "--resume", "--dry-run", "--autotune"}
 COMMANDS: dict[str, tuple[list[str], set[str]]] = {
     # Scripts rely on these names; removing or renaming one breaks them.
     "doctor": ([], JSON),
@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         ["source"],
         RECIPE | {"--recipe", "--out", "--count", "--annotations", "--labels", "--time-origin"},
     ),
-    "pretrain": (["recipe"], TRAIN | {"--autotune"}),
+    "pretrain": (["recipe"], TRAIN),
     "finetune": (
         ["recipe"],
         TRAIN
@@ -47,7 +47,7 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         [],
         JSON
         | {"--annotations", "--labels", "--predictions", "--checkpoint", "--videos", "--boxes"}
-        | {"--bank", "--empty-bank", "--excluded", "--protocol", "--min-score"}
+        | {"--bank", "--empty-bank", "--excluded", "--protocol", "--min-score", "--max-failed"}
         | {"--time-origin"},
     ),
     "report": (["run"], JSON),

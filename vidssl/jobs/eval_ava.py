@@ -37,6 +37,7 @@ from vidssl.files import sha256, write_text
 from vidssl.jobs import _detector as shared
 from vidssl.progress import Progress, silent
 from vidssl.train.loop import device_of
+from vidssl.video.workers import preload
 
 CHUNK = 8
 """Key frames in one forward pass."""
@@ -120,6 +121,7 @@ def run(
     if request.videos is None or request.boxes is None:
         missing = " and ".join(f"--{n}" for n in ("videos", "boxes") if not getattr(request, n))
         raise AnnotationError(f"--checkpoint {request.run} needs {missing} to predict on")
+    preload(["vidssl.data.keyframes"])
     return score_detector(truth, request, progress)
 
 

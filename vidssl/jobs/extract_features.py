@@ -27,6 +27,7 @@ from vidssl.recipe import Extract
 from vidssl.train.loop import device_of
 from vidssl.video.reader import decoder_version
 from vidssl.video.storage import stat
+from vidssl.video.workers import preload
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def run(
         Interrupted: on Ctrl-C, after the shards so far; the same call writes the rest.
     """
     started = time.monotonic()
+    preload(["vidssl.data.keyframes"])
     shared.require_alone("extract-features")
     trunk, card = shared.load_encoder(encoder, plan.backbone)
     tables = [read_person_boxes(path, plan.min_score) for path in boxes]

@@ -37,6 +37,7 @@ from vidssl.train.folder import RunFolder, claim, read_log
 from vidssl.train.loop import Trainer, device_of, fit
 from vidssl.train.weights import load_weights
 from vidssl.video.storage import Location, video_id
+from vidssl.video.workers import preload
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def run(
         Interrupted: on Ctrl-C, after a checkpoint; the same call goes on from it.
     """
     started = time.monotonic()
+    preload(["vidssl.data.keyframes"])
     labels = read_labels(data.labels)
     moments = training_moments(data, labels, plan)
     bank = open_bank(plan, data.bank)

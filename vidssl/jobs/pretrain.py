@@ -30,6 +30,7 @@ from vidssl.train.loop import Trainer, device_of, fit
 from vidssl.train.weights import save_weights
 from vidssl.video.index import ClipIndex
 from vidssl.video.reader import decoder_version
+from vidssl.video.workers import preload
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def run(
         Interrupted: on Ctrl-C, after a checkpoint; the same call goes on from it.
     """
     started = time.monotonic()
+    preload(["vidssl.data.clips"])
     identity = {"command": "pretrain", "videos": videos, "recipe": plan.model_dump(mode="json")}
     claim(out, identity)
     if resume:

@@ -1,10 +1,11 @@
 """Disposable processes that read videos: a decoder that hangs or aborts costs one task.
 
 Workers come from a fork server, so that no decoder, lock or thread crosses a fork. Each holds at
-most one task beside the one it works on; what it returns comes back through memory that both
-processes map, not through a copy. A thread of this process hands out the tasks and watches the
-clock: a worker that says nothing for ``deadline_s`` is killed, one that dies is noticed at once,
-and either is replaced. Failures are data: they come out in place of the result.
+most one task beside the one it works on. What it returns comes back through memory that both
+processes map, not through a copy, and that it fills again once the result is gone. A thread of this
+process hands out the tasks and watches the clock: a worker that says nothing for ``deadline_s`` is
+killed, one that dies is noticed at once, and either is replaced. Failures are data: they come out
+in place of the result.
 """
 
 import contextlib
@@ -19,13 +20,16 @@ import tempfile
 import threading
 import time
 import traceback
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from multiprocessing import connection, reduction, resource_tracker
+from multiprocessing import connection, forkserver, reduction, resource_tracker
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
+
+import numpy as np
 
 from vidssl.errors import VideoError
 
@@ -39,6 +43,8 @@ STARTS = 3
 DEPTH = 2
 """Tasks that a worker holds: the one that it works on, and the next."""
 BEAT_S = 0.5
+KEPT_BLOCKS = 64  # that a worker has ready to fill again
+ALIGNED = 64  # bytes, as processors like arrays to begin
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class Workers(Generic[Task, Result]):
         """Take what to do; processes start with the first run.
 
         ``modules`` are imported once, before all processes part, so that a new one is there in a
-        moment.
+        moment; only if this is the first use of workers (see :func:`preload`).
         """
         if count < 1:
             raise ValueError(f"expected at least 1 worker, got {count}")
@@ -159,6 +165,17 @@ class Workers(Generic[Task, Result]):
     def each(self) -> list["_Worker"]:
         """Return the workers."""
         return list(self._workers)
+
+
+def preload(modules: Iterable[str]) -> None:
+    """Have modules imported in the process that all workers part from, beside what goes on here.
+
+    It starts once: a program that will need several kinds of workers names the modules of all of
+    them first.
+    """
+    multiprocessing.get_context("forkserver").set_forkserver_preload([*modules, __name__])
+    with _ctrl_c_held_back():
+        forkserver.ensure_running()
 
 
 def beat() -> None:
@@ -357,6 +374,9 @@ class _Worker:
     since: float = field(default_factory=time.monotonic)
     """When it last began something or gave a sign of life."""
     failed_starts: int = 0
+    blocks: dict[int, mmap.mmap] = field(default_factory=dict)
+    returned: deque[int] = field(default_factory=deque)
+    """Blocks whose results are gone, for the process to fill again."""
 
     def __post_init__(self) -> None:
         self.pipe, theirs = self.context.Pipe()
@@ -376,8 +396,9 @@ class _Worker:
         if not self.tickets:
             self.since = time.monotonic()
         self.tickets.append(ticket)
+        returned = [self.returned.popleft() for _ in range(len(self.returned))]
         with contextlib.suppress(OSError):  # it is dead: its end of the pipe tells so next
-            self.pipe.send(ticket.task)
+            self.pipe.send((returned, ticket.task))
 
     def due(self, deadline_s: float) -> float:
         if not self.ready:
@@ -385,17 +406,21 @@ class _Worker:
         return self.since + deadline_s if self.tickets else float("inf")
 
     def receive(self) -> tuple[str, Any]:
-        kind, size, content = pickle.loads(self.pipe.recv_bytes())
-        if not size:
+        kind, place, content = pickle.loads(self.pipe.recv_bytes())
+        if place is None:
             return kind, pickle.loads(content)
-        descriptor = reduction.recv_handle(self.pipe)
-        try:
-            shared = mmap.mmap(descriptor, size[-1])
-        finally:
-            os.close(descriptor)
-        view = memoryview(shared)
-        buffers = [view[a:b] for a, b in zip(size[:-1:2], size[1:-1:2], strict=True)]
-        return kind, pickle.loads(content, buffers=buffers)
+        if place.size:
+            descriptor = reduction.recv_handle(self.pipe)
+            try:
+                self.blocks[place.block] = mmap.mmap(descriptor, place.size)
+            finally:
+                os.close(descriptor)
+        for block in place.dropped:
+            del self.blocks[block]
+        # Whatever is made of the block keeps this array, which gives it back when it goes.
+        lease = np.frombuffer(self.blocks[place.block], np.uint8)
+        weakref.finalize(lease, self.returned.append, place.block).atexit = False
+        return kind, pickle.loads(content, buffers=[lease.data[a:b] for a, b in place.edges])
 
     def last_words(self) -> str:
         self.process.join(5.0)
@@ -410,6 +435,7 @@ class _Worker:
         self.process.join()
         self.process.close()
         self.pipe.close()
+        self.blocks.clear()
 
 
 # --- in the worker
@@ -428,12 +454,14 @@ def _work(
     if start is not None:
         start()
     _limit_memory(memory_gb)
+    blocks = _Blocks()
     _send(pipe, "ready", None)
     while True:
         try:
-            task = pipe.recv()
+            returned, task = pipe.recv()
         except (EOFError, OSError):
             return
+        blocks.take_back(returned)
         try:
             result = function(task)
         except VideoError as error:
@@ -444,7 +472,7 @@ def _work(
         except Exception:  # told in the parent, where it is raised again
             _send(pipe, "bug", traceback.format_exc())
         else:
-            _send(pipe, "result", result)
+            _send(pipe, "result", result, blocks)
 
 
 def _let_say_alive(pipe: "connection.Connection[Any, Any]") -> None:
@@ -460,30 +488,75 @@ def _let_say_alive(pipe: "connection.Connection[Any, Any]") -> None:
     _say_alive = say
 
 
-def _send(pipe: "connection.Connection[Any, Any]", kind: str, content: Any) -> None:
-    """Send a message; arrays in it go into memory that the parent will map."""
+class _Blocks:
+    """Shared memory that this process fills and its parent gives back: fresh pages are slow."""
+
+    def __init__(self) -> None:
+        self._all: dict[int, mmap.mmap] = {}
+        self._free: list[int] = []
+        self._made = 0
+
+    def take_back(self, blocks: Iterable[int]) -> None:
+        """Note that the parent holds these no longer."""
+        self._free.extend(blocks)
+
+    def take(self, size: int) -> tuple[int, mmap.mmap, int | None, list[int]]:
+        """Return a block of at least ``size``, its descriptor if it is new, and those dropped."""
+        fitting = [block for block in self._free if len(self._all[block]) >= size]
+        if fitting:
+            chosen = fitting[0]
+            self._free.remove(chosen)
+            return chosen, self._all[chosen], None, self._drop(self._free[KEPT_BLOCKS:])
+        dropped = self._drop(self._free)
+        self._made += 1
+        descriptor = _shared_memory(size)
+        self._all[self._made] = mmap.mmap(descriptor, size)
+        return self._made, self._all[self._made], descriptor, dropped
+
+    def _drop(self, blocks: list[int]) -> list[int]:
+        self._free = [block for block in self._free if block not in blocks]
+        for block in blocks:
+            self._all.pop(block).close()
+        return blocks
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in shared memory the arrays of a result lie; ``size`` is that of a new block."""
+
+    block: int
+    edges: list[tuple[int, int]]
+    size: int = 0
+    dropped: list[int] = field(default_factory=list)
+
+
+def _send(
+    pipe: "connection.Connection[Any, Any]",
+    kind: str,
+    content: Any,
+    blocks: _Blocks | None = None,
+) -> None:
+    """Send a message; with ``blocks``, arrays in it go into memory that the parent maps."""
     buffers: list[pickle.PickleBuffer] = []
-    packed = pickle.dumps(content, protocol=5, buffer_callback=buffers.append)
+    collect = buffers.append if blocks is not None else None
+    packed = pickle.dumps(content, protocol=5, buffer_callback=collect)
     raws = [buffer.raw() for buffer in buffers]
-    if sum(raw.nbytes for raw in raws) == 0:
-        if raws:  # nothing but empty arrays
-            packed = pickle.dumps(content, protocol=5)
-        pipe.send_bytes(pickle.dumps((kind, [], packed)))
+    if blocks is None or not raws:
+        pipe.send_bytes(pickle.dumps((kind, None, packed)))
         return
-    edges: list[int] = []
+    edges: list[tuple[int, int]] = []
     end = 0
     for raw in raws:
-        start = -(-end // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
+        start = -(-end // ALIGNED) * ALIGNED
         end = start + raw.nbytes
-        edges += [start, end]
-    descriptor = _shared_memory(end)
-    try:
-        with mmap.mmap(descriptor, end) as shared:
-            for raw, start in zip(raws, edges[::2], strict=True):
-                shared[start : start + raw.nbytes] = raw
-        pipe.send_bytes(pickle.dumps((kind, [*edges, end], packed)))
+        edges.append((start, end))
+    block, shared, descriptor, dropped = blocks.take(max(end, 1))
+    for raw, (start, stop) in zip(raws, edges, strict=True):
+        shared[start:stop] = raw
+    size = len(shared) if descriptor is not None else 0
+    pipe.send_bytes(pickle.dumps((kind, _Place(block, edges, size, dropped), packed)))
+    if descriptor is not None:
         reduction.send_handle(pipe, descriptor, os.getppid())
-    finally:
         os.close(descriptor)
 
 
