@@ -1,8 +1,9 @@
-"""Ctrl-C that takes effect between two pieces of work."""
+"""Ctrl-C and SIGTERM: when they take effect, and in which of the processes."""
 
 import signal
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
@@ -35,3 +36,25 @@ def stoppable(pieces: Iterable[Piece]) -> Iterator[Piece]:
                 raise KeyboardInterrupt
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def ignore_termination() -> None:
+    """Leave it to the parent in a worker: a batch system sends the signal to all processes."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@contextmanager
+def terminated_like_ctrl_c() -> Iterator[None]:
+    """Have SIGTERM do what Ctrl-C does."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # whoever owns that decides
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -6,17 +6,13 @@ there is none: a part of the videos is not taken for all of them.
 """
 
 import csv
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain, islice
-from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +24,7 @@ from vidssl.errors import Interrupted, OutputError, SourceError, VideoError, lis
 from vidssl.files import replacing
 from vidssl.jobs import _journal
 from vidssl.jobs._limits import usable_cores
+from vidssl.jobs._stopping import ignore_termination, terminated_like_ctrl_c
 from vidssl.progress import Progress, silent
 from vidssl.sources import read
 from vidssl.video import index as rows_of
@@ -42,7 +39,7 @@ from vidssl.video.index import (
 )
 from vidssl.video.probe import VideoFacts, inert, probe
 from vidssl.video.storage import Location, shown, stat
-from vidssl.video.workers import Failure, Limits, Workers
+from vidssl.video.workers import Failure, Limits, Workers, preload
 
 CutFiles = Literal["use", "set-aside"]
 """What becomes of a file that ends before its container says: used as far as it goes, or not."""
@@ -143,7 +140,7 @@ def run(
     _check_quarantine(quarantine)
     videos = _Videos(source)
     if not _is_up_to_date(out, videos, cut_files, retry):
-        with _journal.Journal(out) as journal, _terminated_like_ctrl_c():
+        with _journal.Journal(out) as journal, terminated_like_ctrl_c():
             maker = _Maker(videos, out, journal, progress)
             try:
                 maker.find(retry, _Look(journal.folder, look), workers, limits or Limits())
@@ -352,9 +349,9 @@ class _Maker:
 
             tasks = (self.videos.paths[int(number)].as_py() for number in good)
             with Workers(
-                look, min(count, len(good)), limits, _ignore_termination, modules=[__name__]
+                look, min(count, len(good)), limits, ignore_termination, modules=[__name__]
             ) as pool:
-                _shield_fork_server()
+                preload([__name__])
                 for item in pool.run(tasks, ahead=AHEAD, instead=note_failure):
                     if isinstance(item, str) and item:
                         raise OutputError(f"{self.out}: cannot be written: {item}")
@@ -424,38 +421,3 @@ def _check_quarantine(path: Path | None) -> None:
     with path.open("rb") as file:
         if file.readline(1000).decode("utf-8", "replace").strip() != ",".join(QUARANTINE):
             raise OutputError(f"{path}: exists and is not a quarantine table; move it away")
-
-
-# --- stopping
-
-
-def _ignore_termination() -> None:
-    """Leave it to the parent in a worker: a batch system sends the signal to all processes."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _shield_fork_server() -> None:
-    """Start what starts the workers, if it is not there, so that the signal does not end it."""
-    resource_tracker.ensure_running()  # its start would let the signal through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _terminated_like_ctrl_c() -> Iterator[None]:
-    """Have SIGTERM do what Ctrl-C does."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # whoever owns that decides
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from vidssl.errors import Interrupted, OutputError, SourceError, VideoError, listed
 from vidssl.files import replacing, sync
 from vidssl.jobs._limits import usable_cores
-from vidssl.jobs.index import _ignore_termination, _terminated_like_ctrl_c
+from vidssl.jobs._stopping import ignore_termination, terminated_like_ctrl_c
 from vidssl.progress import Progress, silent
 from vidssl.sources import scan
 from vidssl.video.probe import inert
@@ -154,7 +154,7 @@ def estimate(
         OutputError: if what is in ``out`` was not made by this command.
     """
     maker = _Maker(source, out, copying or Copying(), workers, limits, progress)
-    with _terminated_like_ctrl_c(), tempfile.TemporaryDirectory(prefix="vidssl-") as folder:
+    with terminated_like_ctrl_c(), tempfile.TemporaryDirectory(prefix="vidssl-") as folder:
         todo = maker.todo() or list(maker.targets)
         rows = maker.copy(_chosen(todo), Path(folder), None)
         found = maker.estimate(todo, rows, Path(folder))
@@ -187,7 +187,7 @@ def run(
     begun = time.monotonic()
     maker = _Maker(source, out, copying or Copying(), workers, limits, progress)
     found = None
-    with _terminated_like_ctrl_c(), _working(out) as folder:
+    with terminated_like_ctrl_c(), _working(out) as folder:
         try:
             maker.recall()
             todo = maker.todo()
@@ -297,7 +297,7 @@ class _Maker:
         tasks = [_Task(path, to, self.targets[path], self.copying, work) for path in paths]
         total, rows = len(self.targets) if work else len(paths), []
         count = min(self.workers, len(paths))
-        with Workers(_copy, count, self.limits, _ignore_termination, modules=[__name__]) as pool:
+        with Workers(_copy, count, self.limits, ignore_termination, modules=[__name__]) as pool:
             for task, item in zip(tasks, pool.run(tasks, ahead=AHEAD), strict=True):
                 if isinstance(item, str):
                     raise OutputError(self._stopped(item))
@@ -330,7 +330,7 @@ class _Maker:
         if not tasks:
             return None
         before, after, measured = [], [], []
-        with Workers(_time_reads, 1, self.limits, _ignore_termination) as pool:
+        with Workers(_time_reads, 1, self.limits, ignore_termination) as pool:
             for row, item in zip(good, pool.run(tasks, ahead=1), strict=True):
                 if isinstance(item, Failure):
                     continue
