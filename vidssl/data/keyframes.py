@@ -174,8 +174,9 @@ def _may_be(paths: pa.ChunkedArray, ids: pa.Array) -> pa.ChunkedArray:
     """Return which paths may have one of ``ids``: of a million few are looked at one by one."""
     names = pc.replace_substring_regex(paths, r"(?s)^.*/", "")
     stems = pc.replace_substring_regex(names, r"(?s)(.)\.[^.]*$", r"\1")
-    # Members of tars and addresses are called by other rules.
-    return pc.or_(pc.is_in(stems, value_set=ids), pc.match_substring_regex(paths, "!|://"))
+    # A folder of frames has no suffix; members of tars and addresses are called by other rules.
+    plain = pc.or_(pc.is_in(stems, value_set=ids), pc.is_in(names, value_set=ids))
+    return pc.or_(plain, pc.match_substring_regex(paths, "!|://"))
 
 
 def _times(moments: Sequence[Moment]) -> dict[str, NDArray[np.float64]]:

@@ -247,9 +247,19 @@ def file_name(location: Location) -> str:
     return name.rstrip("/").rpartition("/")[2]  # not by pathlib: there may be millions
 
 
+_USUAL = frozenset(("", ".avi", ".mkv", ".mov", ".mp4", ".webm"))
+
+
 def video_id(location: Location) -> str:
-    """Return the name of a video that annotations know it by: its file's, without the suffix."""
-    return os.path.splitext(file_name(location))[0]
+    """Return the name of a video that annotations know it by: its file's, without the suffix.
+
+    A folder of frames has none, whatever follows a dot in its name, but that of the video file
+    that it may have been called after.
+    """
+    name = file_name(location)
+    stem, suffix = os.path.splitext(name)
+    # Most files are known by their suffix: not one look at the disk each, there may be millions.
+    return name if suffix not in _USUAL and is_frames(location) else stem
 
 
 # --- files on this machine

@@ -16,7 +16,7 @@ from vidssl.video.decoders.frames import Reader, series_of
 from vidssl.video.index import read_rows
 from vidssl.video.probe import probe
 from vidssl.video.reader import open_reader
-from vidssl.video.storage import Stat, stat
+from vidssl.video.storage import Stat, stat, video_id
 
 Numbers = Callable[[NDArray[np.uint8]], list[int]]
 
@@ -217,3 +217,15 @@ def test_an_index_of_frames_is_kept_until_they_change(extracted: Extracted, tmp_
     listing = tmp_path / "list.txt"
     listing.write_text(f"{one}\n{one.parent / 'two'}\n")
     assert job.run(str(listing), tmp_path / "other.parquet", workers=1).frames == 105
+
+
+@pytest.mark.parametrize(
+    ("name", "known_as"),
+    [("a.b", "a.b"), ("-IELREHX_js.v2", "-IELREHX_js.v2"), ("movie.mp4", "movie")],
+)
+def test_what_follows_a_dot_in_the_name_of_a_folder_is_part_of_its_id(
+    name: str, known_as: str, extracted: Extracted, tmp_path: Path
+) -> None:
+    assert video_id(str(extracted(f"{name}/img_{{:05d}}.jpg", [1, 2]))) == known_as
+    (tmp_path / "plain.b").write_bytes(b"a file")
+    assert video_id(str(tmp_path / "plain.b")) == "plain"
