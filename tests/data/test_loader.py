@@ -36,6 +36,17 @@ def test_a_failure_in_a_worker_arrives_with_its_kind_and_words(
         list(Loader(dataset, StepBatches(2, 0, 1), LoaderConfig(workers=1)))
 
 
+def test_batches_may_be_empty_or_come_but_once(index: ClipIndex) -> None:
+    dataset = ClipDataset(index, frames=1, stride=1, views=1, seed=0)
+    for workers in (0, 1):
+        given = iter([[], [0, 1], [], [2]])
+        found = list(Loader(dataset, given, LoaderConfig(workers=workers)))
+        assert [[s.video for s in b] for b in found] == [
+            [dataset[0].video, dataset[1].video],
+            [dataset[2].video],
+        ]
+
+
 TRAPS = '''
 """Reading that ends badly for chosen videos."""
 import os, time

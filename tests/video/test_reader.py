@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -187,6 +189,56 @@ def test_real_files_give_the_same_pixels_with_and_without_skipping(shared_data: 
         assert clip.times_s == pytest.approx(shown, abs=1e-6), path
         for start_s, frame in zip(shown, clip.frames, strict=True):
             assert np.array_equal(frame, every[start_s]), path
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_times_in_the_order_of_decoding_are_not_believed(
+    suffix: str, short: Path, tmp_path: Path, read_numbers: Numbers
+) -> None:
+    # As some old tools write them: the pictures come out in their order, the times in another.
+    path = tmp_path / f"decoding{suffix}"
+    with av.open(str(short)) as old, av.open(str(path), "w") as new:
+        out = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(old.streams.video[0]):
+            if packet.dts is not None:
+                packet.pts, packet.stream = packet.dts, out
+                new.mux(packet)
+    with Reader(str(path)) as reader:
+        every = [(s, frame.to_ndarray(format="rgb24")) for s, frame in reader.all_frames()]
+    numbers = read_numbers(np.stack([picture for _, picture in every]))
+    assert numbers == sorted(numbers)
+    assert len(numbers) > 25
+    for wanted in ([17], [3, 22], [26, 9, 10, 11]):
+        times_s = np.array([every[n][0] for n in wanted]) + 1e-4
+        with Reader(str(path)) as reader:
+            found = read_numbers(reader.frames_at(times_s).frames)
+        assert found == [numbers[n] for n in wanted]
+
+
+def test_a_codec_that_nobody_knows_is_told_of(short: Path, tmp_path: Path) -> None:
+    content = short.read_bytes()
+    assert b"avc1" in content
+    path = tmp_path / "unknown.mp4"
+    path.write_bytes(content.replace(b"avc1", b"zzz1"))
+    with pytest.raises(VideoError, match="its codec is not known to FFmpeg"):
+        Reader(str(path))
+
+
+def test_a_picture_that_there_is_no_memory_for_is_no_damaged_packet(short: Path) -> None:
+    script = (
+        "import resource, sys\n"
+        "import numpy as np\n"
+        "from vidssl.video.decoders.pyav import Reader\n"
+        "with Reader(sys.argv[1]) as reader:\n"
+        "    reader._size = (100_000, 100_000)\n"
+        "    resource.setrlimit(resource.RLIMIT_DATA, (2 * 2**30, 2 * 2**30))\n"
+        "    try:\n"
+        "        reader._require_memory()\n"
+        "    except MemoryError:\n"
+        "        print('told')\n"
+    )
+    command = [sys.executable, "-c", script, str(short)]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "told\n"
 
 
 def test_a_reader_cannot_be_carried_across_a_fork(video: Path) -> None:

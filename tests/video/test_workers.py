@@ -47,6 +47,13 @@ def do(task):
             beat()
     elif name == "array":
         return {"pixels": np.full(value, 7, np.uint8), "empty": np.empty(0), "pid": os.getpid()}
+    elif name == "pid":
+        time.sleep(value)
+        return os.getpid()
+    elif name == "length":
+        return len(value)
+    elif name == "lambda":
+        return lambda: None
     elif name == "touch":
         pathlib.Path(value).touch()
         time.sleep(600)
@@ -254,6 +261,73 @@ def test_a_process_that_cannot_begin_is_not_tried_for_ever(
         pytest.raises(WorkerError, match=r"3 processes in a row .*SIGABRT"),
     ):
         list(pool.run([("number", 1)], ahead=1))
+
+
+def test_idle_workers_come_first(workers: Pool) -> None:
+    pool = workers(2)
+    list(pool.run([("pid", 0.3)] * 6, ahead=6))  # both are up
+    found: Any = list(pool.run([("pid", 0.3), ("pid", 0.3)], ahead=8))
+    assert len(set(found)) == 2
+
+
+def test_a_large_task_does_not_wait_in_a_pipe_that_nobody_reads(workers: Pool) -> None:
+    pool = workers(1, deadline_s=1.5)
+    tasks = [("spin", 0), ("length", b"x" * 3_000_000), ("number", 2)]
+    found = list(pool.run(tasks, ahead=3))
+    assert isinstance(found[0], Failure)
+    assert found[1:] == [3_000_000, 2]
+
+
+def test_a_result_that_cannot_be_sent_is_a_bug_of_ours(workers: Pool) -> None:
+    with pytest.raises(WorkerError, match="lambda"):
+        list(workers(1).run([("lambda", 0)], ahead=1))
+
+
+def test_a_run_ends_when_its_workers_are_closed_or_given_another(workers: Pool) -> None:
+    pool = workers(1)
+    first = pool.run([("number", n) for n in range(9)], ahead=1)
+    assert next(first) == 0
+    assert list(pool.run([("number", 7)], ahead=1)) == [7]
+    with pytest.raises(WorkerError, match="given something else to do, or closed"):
+        list(first)
+    second = pool.run([("number", n) for n in range(9)], ahead=1)
+    assert next(second) == 0
+    pool.close()
+    with pytest.raises(WorkerError, match="closed"):
+        list(second)
+
+
+def test_a_forked_child_leaves_the_workers_to_its_parent(workers: Pool) -> None:
+    pool = workers(1)
+    assert list(pool.run([("number", 1)], ahead=1)) == [1]
+    child = os.fork()
+    if child == 0:
+        pool.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    before = pool.pids
+    assert list(pool.run([("number", 2)], ahead=1)) == [2]
+    assert pool.pids == before
+
+
+def test_modules_of_the_working_folder_are_not_taken(tasks_module: Path, tmp_path: Path) -> None:
+    (tmp_path / "random.py").write_text("raise SystemExit('a file of a data set ran')\n")
+    (tmp_path / "org.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    script = tmp_path / "elsewhere" / "main.py"
+    script.parent.mkdir()
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(tasks_module)!r})\n"
+        "from tasks_of_workers import do\n"
+        "from vidssl.video.workers import Workers\n"
+        "if __name__ == '__main__':\n"
+        "    with Workers(do, 1) as pool:\n"
+        "        print(*pool.run([('number', 5)], ahead=1))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout == "5\n", done.stderr
+    assert not (tmp_path / "ran").exists()
 
 
 def test_no_worker_is_refused() -> None:

@@ -6,12 +6,12 @@ it could not have been decoded.
 """
 
 import copyreg
-import resource
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vidssl.data.samples import Failed, Samples
 from vidssl.section import Section
-from vidssl.video.workers import Failure, Limits, Workers
+from vidssl.video.workers import DEPTH, Failure, Limits, Workers
 
 Sample = TypeVar("Sample")
 
@@ -76,17 +76,21 @@ class Loader(Generic[Sample]):
         """
         if self.config.workers:
             return self._beside()
-        return ([self.samples[position] for position in batch] for batch in self.batches)
+        return ([self.samples[position] for position in batch] for batch in self.batches if batch)
 
     def _beside(self) -> Iterator[list[Sample]]:
-        _allow_many_files()
         limits = Limits(self.config.deadline_s, self.config.memory_gb)
         read = partial(_read, self.samples.read)
         sizes: deque[int] = deque()
+        given = iter(self.batches)
+        first = next(given, ())
+        batches = chain([first], given)
+        ahead = max(self.config.prefetch * len(first), DEPTH * self.config.workers)
         modules = {type(self.samples).__module__, type(self.samples.read).__module__}
         with Workers(read, self.config.workers, limits, start_reading, modules=modules) as workers:
             # The batches are read ahead of the samples by the thread that hands them out.
-            run = workers.run(self._tickets(sizes), ahead=self._ahead(), instead=self._instead)
+            tickets = self._tickets(batches, sizes)
+            run = workers.run(tickets, ahead=ahead, instead=self._instead)
             batch: list[Sample] = []
             for answer in run:
                 batch.append(self._sample(answer))
@@ -95,12 +99,12 @@ class Loader(Generic[Sample]):
                     yield batch
                     batch = []
 
-    def _ahead(self) -> int:
-        first = next(iter(self.batches), ())
-        return max(1, self.config.prefetch * len(first))
-
-    def _tickets(self, sizes: "deque[int]") -> Iterator["_Ticket"]:
-        for batch in self.batches:
+    def _tickets(
+        self, batches: Iterable[Sequence[int]], sizes: "deque[int]"
+    ) -> Iterator["_Ticket"]:
+        for batch in batches:
+            if not batch:
+                continue
             sizes.append(len(batch))
             for position in batch:
                 plan = self.samples.plan(position)
@@ -152,10 +156,3 @@ def _words(ticket: _Ticket, failure: Failure) -> str:
 
 def _as_array(tensor: Tensor) -> tuple[Any, ...]:
     return torch.from_numpy, (tensor.numpy(),)
-
-
-def _allow_many_files() -> None:
-    """Raise the limit of open files: each sample on its way from a worker is one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -6,7 +6,6 @@ samples takes s seconds. Training waits where b * r / w > s.
 
 import math
 import os
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from vidssl.data.loader import Cost, LoaderConfig
+from vidssl.data.loader import Cost, Loader, LoaderConfig
 from vidssl.data.samples import Samples
 from vidssl.jobs._limits import limits, usable_cores
 from vidssl.nn.distributed import rank, world_size
@@ -82,13 +81,12 @@ def tuned(
 
     ``trained`` is used up by it. The order of samples does not depend on the outcome.
     """
-    torch.set_num_threads(1)  # as in a worker
-    raw, taken_s = [], []
-    for position in range(max(PROBES, batch)):
-        start = time.perf_counter()
-        raw.append(samples[position])
-        taken_s.append(time.perf_counter() - start)
-    read_s = statistics.median(taken_s[1:])  # the first one imports and warms up
+    cost = Cost()
+    config = LoaderConfig(workers=1)
+    raw = [
+        one for (one,) in Loader(samples, [[p] for p in range(max(PROBES, batch))], config, cost)
+    ]
+    read_s = cost.read_s / cost.samples
     gpu = trained.device.type == "cuda"
     step_s = {}
     for threads in [1] if gpu else _doubling(cores):

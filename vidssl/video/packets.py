@@ -60,6 +60,8 @@ def scan(location: Location) -> Packets:
         with av.open(name, "r", options=options, metadata_errors="replace") as container:
             if not container.streams.video:
                 raise VideoError(f"{shown(location)}: holds no video stream", "no_video")
+            if container.streams.video[0].codec_context is None:
+                raise VideoError(f"{shown(location)}: its codec is not known to FFmpeg")
             return _read(container, container.streams.video[0])
     except (FFmpegError, ValueError, OSError) as error:
         what = getattr(error, "strerror", None) or type(error).__name__

@@ -43,6 +43,8 @@ STARTS = 3
 DEPTH = 2
 """Tasks that a worker holds: the one that it works on, and the next."""
 BEAT_S = 0.5
+SMALL_TASK = 32_768  # bytes that a pipe takes in though nobody reads
+SAFE_PATH = "PYTHONSAFEPATH"
 KEPT_BLOCKS = 64  # that a worker has ready to fill again
 ALIGNED = 64  # bytes, as processors like arrays to begin
 
@@ -98,6 +100,7 @@ class Workers(Generic[Task, Result]):
         self._spawn = functools.partial(_Worker, function, start, self.limits)
         self._workers: list[_Worker] = []
         self._count = count
+        self._pid = os.getpid()
         self._running: _Run[Task, Result] | None = None
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([*modules, __name__])
@@ -116,7 +119,12 @@ class Workers(Generic[Task, Result]):
         self.close()
 
     def close(self) -> None:
-        """End every process, whatever it does, and the run that they are in."""
+        """End every process, whatever it does, and the run that they are in.
+
+        In a process that was forked from the one that made them, nothing: they are not its own.
+        """
+        if os.getpid() != self._pid:
+            return
         if self._running is not None:
             self._running.end()
         for worker in self._workers:
@@ -138,13 +146,19 @@ class Workers(Generic[Task, Result]):
         """Give the result of each task in the order of the tasks, or why it has none.
 
         At most ``ahead`` tasks are handed out or done beyond those already given. ``tasks`` is read
-        by another thread. ``instead`` names a task that takes the place of a failed one.
+        by another thread. ``instead`` names a task that takes the place of a failed one. A run that
+        is still going on ends with the next.
 
         Raises:
-            WorkerError: if ``function`` raises something else than ``VideoError``.
+            WorkerError: if ``function`` raises something else than ``VideoError``, or the run was
+                ended by another or by :meth:`close`.
         """
+        if self._running is not None:
+            self._running.end()
+        _allow_many_files()
         if not self._workers:
-            with _ctrl_c_held_back():
+            with _signals_held_back():
+                forkserver.ensure_running()
                 self._workers = [self._spawn(self._context) for _ in range(self._count)]
         self._running = run = _Run(self, iter(tasks), max(ahead, 1), instead)
         try:
@@ -156,7 +170,8 @@ class Workers(Generic[Task, Result]):
     def replace(self, worker: "_Worker") -> "_Worker":
         """Kill a worker, and return the one that takes its place."""
         worker.kill()
-        with _ctrl_c_held_back():
+        with _signals_held_back():
+            forkserver.ensure_running()
             fresh = self._spawn(self._context)
         fresh.failed_starts = worker.failed_starts + 1 if not worker.ready else 0
         self._workers[self._workers.index(worker)] = fresh
@@ -174,7 +189,8 @@ def preload(modules: Iterable[str]) -> None:
     them first.
     """
     multiprocessing.get_context("forkserver").set_forkserver_preload([*modules, __name__])
-    with _ctrl_c_held_back():
+    _allow_many_files()
+    with _signals_held_back():
         forkserver.ensure_running()
 
 
@@ -230,6 +246,8 @@ class _Run(Generic[Task, Result]):
                     break
                 if self.error is not None:
                     raise self.error
+                if self.stopped:
+                    raise WorkerError("the workers were given something else to do, or closed")
                 if self.exhausted and self.given == self.issued:
                     return _END  # type: ignore[no-any-return]
                 self.changed.wait()
@@ -238,16 +256,23 @@ class _Run(Generic[Task, Result]):
 
     def end(self) -> None:
         """Stop watching and release what the two threads woke each other with; once is enough."""
-        if not self.ended:
+        if self.ended:
+            return
+        with self.changed:
             self.ended = self.stopped = True
-            self._wake()
+            self.changed.notify_all()
+        if self.thread is not threading.current_thread():  # where a generator may be collected
+            with contextlib.suppress(BlockingIOError):
+                os.write(self.wake_w, b".")
             self.thread.join()
-            os.close(self.wake_r)
-            os.close(self.wake_w)
+        os.close(self.wake_r)
+        os.close(self.wake_w)
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full: it will wake all the same
-            os.write(self.wake_w, b".")
+        with self.changed:
+            if not self.ended:
+                with contextlib.suppress(BlockingIOError):  # full: it will wake all the same
+                    os.write(self.wake_w, b".")
 
     def watch(self) -> None:
         """Hand out tasks, collect results and replace workers, until all is done or stopped."""
@@ -269,12 +294,15 @@ class _Run(Generic[Task, Result]):
             return self.exhausted and self.given == self.issued
 
     def _hand_out(self) -> None:
-        for worker in sorted(self.workers.each(), key=lambda w: len(w.tickets)):
-            while worker.ready and len(worker.tickets) < DEPTH:
+        for depth in range(DEPTH):  # the idle ones first
+            for worker in self.workers.each():
+                if not worker.ready or len(worker.tickets) > depth:
+                    continue
                 ticket = self._next()
                 if ticket is None:
                     return
-                worker.hand(ticket)
+                if not worker.hand(ticket):
+                    self.waiting.appendleft(ticket)
 
     def _next(self) -> _Ticket[Task] | None:
         if self.waiting:
@@ -302,10 +330,11 @@ class _Run(Generic[Task, Result]):
 
     def _hear(self, worker: "_Worker") -> None:
         try:
-            kind, content = worker.receive()
+            message = worker.pipe.recv_bytes()
         except (EOFError, OSError):
             self._bury(worker, "crashed", worker.last_words())
             return
+        kind, content = worker.understand(message)
         worker.since = time.monotonic()
         if kind == "ready":
             worker.ready = True
@@ -392,21 +421,26 @@ class _Worker:
     def pid(self) -> int:
         return self.process.pid or 0
 
-    def hand(self, ticket: _Ticket[Any]) -> None:
+    def hand(self, ticket: _Ticket[Any]) -> bool:
+        """Give the process a task; not a large one while it works: it would not take it in."""
+        task = pickle.dumps(ticket.task)
+        if self.tickets and len(task) > SMALL_TASK:
+            return False
         if not self.tickets:
             self.since = time.monotonic()
         self.tickets.append(ticket)
         returned = [self.returned.popleft() for _ in range(len(self.returned))]
         with contextlib.suppress(OSError):  # it is dead: its end of the pipe tells so next
-            self.pipe.send((returned, ticket.task))
+            self.pipe.send_bytes(pickle.dumps((returned, task)))
+        return True
 
     def due(self, deadline_s: float) -> float:
         if not self.ready:
             return self.since + START_S
         return self.since + deadline_s if self.tickets else float("inf")
 
-    def receive(self) -> tuple[str, Any]:
-        kind, place, content = pickle.loads(self.pipe.recv_bytes())
+    def understand(self, message: bytes) -> tuple[str, Any]:
+        kind, place, content = pickle.loads(message)
         if place is None:
             return kind, pickle.loads(content)
         if place.size:
@@ -450,6 +484,7 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    _allow_many_files()
     _let_say_alive(pipe)
     if start is not None:
         start()
@@ -458,12 +493,12 @@ def _work(
     _send(pipe, "ready", None)
     while True:
         try:
-            returned, task = pipe.recv()
+            returned, task = pickle.loads(pipe.recv_bytes())
         except (EOFError, OSError):
             return
         blocks.take_back(returned)
         try:
-            result = function(task)
+            answer = _packed("result", function(pickle.loads(task)), blocks)
         except VideoError as error:
             _send(pipe, "failure", Failure(error.reason, str(error)))
         except MemoryError:
@@ -472,7 +507,7 @@ def _work(
         except Exception:  # told in the parent, where it is raised again
             _send(pipe, "bug", traceback.format_exc())
         else:
-            _send(pipe, "result", result, blocks)
+            answer.send(pipe)
 
 
 def _let_say_alive(pipe: "connection.Connection[Any, Any]") -> None:
@@ -530,20 +565,32 @@ class _Place:
     dropped: list[int] = field(default_factory=list)
 
 
-def _send(
-    pipe: "connection.Connection[Any, Any]",
-    kind: str,
-    content: Any,
-    blocks: _Blocks | None = None,
-) -> None:
-    """Send a message; with ``blocks``, arrays in it go into memory that the parent maps."""
+@dataclass(frozen=True)
+class _Answer:
+    """A message that is ready to go, with the descriptor of a new block if there is one."""
+
+    message: bytes
+    descriptor: int | None = None
+
+    def send(self, pipe: "connection.Connection[Any, Any]") -> None:
+        pipe.send_bytes(self.message)
+        if self.descriptor is not None:
+            reduction.send_handle(pipe, self.descriptor, os.getppid())
+            os.close(self.descriptor)
+
+
+def _send(pipe: "connection.Connection[Any, Any]", kind: str, content: Any) -> None:
+    _packed(kind, content).send(pipe)
+
+
+def _packed(kind: str, content: Any, blocks: _Blocks | None = None) -> _Answer:
+    """Return a message; with ``blocks``, arrays in it lie in memory that the parent maps."""
     buffers: list[pickle.PickleBuffer] = []
     collect = buffers.append if blocks is not None else None
     packed = pickle.dumps(content, protocol=5, buffer_callback=collect)
     raws = [buffer.raw() for buffer in buffers]
     if blocks is None or not raws:
-        pipe.send_bytes(pickle.dumps((kind, None, packed)))
-        return
+        return _Answer(pickle.dumps((kind, None, packed)))
     edges: list[tuple[int, int]] = []
     end = 0
     for raw in raws:
@@ -554,10 +601,7 @@ def _send(
     for raw, (start, stop) in zip(raws, edges, strict=True):
         shared[start:stop] = raw
     size = len(shared) if descriptor is not None else 0
-    pipe.send_bytes(pickle.dumps((kind, _Place(block, edges, size, dropped), packed)))
-    if descriptor is not None:
-        reduction.send_handle(pipe, descriptor, os.getppid())
-        os.close(descriptor)
+    return _Answer(pickle.dumps((kind, _Place(block, edges, size, dropped), packed)), descriptor)
 
 
 def _shared_memory(size: int) -> int:
@@ -569,6 +613,13 @@ def _shared_memory(size: int) -> int:
         os.unlink(name)
     os.ftruncate(descriptor, size)
     return descriptor
+
+
+def _allow_many_files() -> None:
+    """Raise the limit of open files: each block of shared memory is one, here and there."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _limit_memory(memory_gb: float | None) -> None:
@@ -593,11 +644,20 @@ def _end_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
-    """Hold Ctrl-C back here, and in the processes that are started meanwhile."""
-    resource_tracker.ensure_running()  # its start would let the signal through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _signals_held_back() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back here, and in the processes that are started meanwhile.
+
+    What is started does not look for modules in the working folder, which may be a data set's.
+    """
+    path = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    resource_tracker.ensure_running()  # its start would let the signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if path is None:
+            del os.environ[SAFE_PATH]
+        else:
+            os.environ[SAFE_PATH] = path

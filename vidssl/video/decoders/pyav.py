@@ -1,7 +1,9 @@
 """Reading with PyAV, the decoder that is always there: it brings its own FFmpeg.
 
 Where the packets of a file tell when their frames are shown, only those are decoded that a wanted
-frame depends on; the pictures are the same as if all were, as no other depends on what is skipped.
+frame depends on; the pictures are the same as if all were, as no other depends on what is
+skipped. Where times come out in another order than that of the pictures, all is decoded from the
+beginning. In a damaged stretch a picture may depend on where decoding began.
 
 Presentation times are trusted where the decoder gives them in increasing order. AVI files and raw
 streams have none worth the name (MPEG-4 in AVI can run backwards), so there frame i begins at
@@ -38,6 +40,7 @@ CONTAINERS = (
 """What may be opened. FFmpeg looks at the content, not at the name, and would also follow a list of
 other files (concat, HLS, DASH), draw a text, or play a picture."""
 SKIPPING = {"h264", "hevc"}  # their decoders know which frames no other depends on
+KEPT_PICTURES = 24  # at most 16 to refer to, and some on the way
 LATE_PACKETS = 64  # a wanted frame that is not out this much later will not come
 SEEK_GAIN_FRAMES = 4  # a seek has its cost
 READ_ON_S = 10.0  # without a table of key frames, what lies closer is reached by decoding
@@ -231,17 +234,28 @@ class Reader:
             if packet.size == 0:  # the end of the file
                 break
             if packet.pts is None or (packet.dts is not None and packet.pts < packet.dts):
+                self._distrust()
                 return None
             if packet.dts is not None and packet.dts > ticks[-1]:  # all that come are shown later
                 break
         shown = sorted(p.pts for p in ahead if p.pts is not None and not p.is_discard)
         if not self._from_start and ahead:
             shown = [pts for pts in shown if pts >= (ahead[0].pts or 0)]
-        if len(set(shown)) != len(shown) or not shown:
+        if len(set(shown)) != len(shown):
+            self._distrust()
+            return None
+        if not shown:
             return None
         places = np.searchsorted(shown, ticks, side="right") - 1
         wanted = [shown[max(0, place)] for place in places]
-        return wanted if self._put(wanted, order, chain(ahead, packets), pictures) else None
+        # Some tools write the order of decoding as times; only the pictures in between tell.
+        skip = any(packet.pts != packet.dts for packet in ahead if packet.size)
+        found = self._put(wanted, order, chain(ahead, packets), pictures, skip=skip)
+        return wanted if found else None
+
+    def _distrust(self) -> None:
+        """Count on no seek from here on: the times of packets are not those of the pictures."""
+        self._seekable = False
 
     def _put(
         self,
@@ -249,14 +263,21 @@ class Reader:
         order: NDArray[np.int64],
         packets: Iterator["Packet[VideoStream]"],
         pictures: "_Pictures",
+        *,
+        skip: bool,
     ) -> bool:
-        """Decode until each of ``wanted`` is in its picture; return whether all came."""
+        """Decode until each of ``wanted`` is in its picture; return whether all came.
+
+        With ``skip``, frames are left out that are not wanted and that no other depends on.
+        """
         left: dict[int, list[int]] = {}
         for pts, position in zip(wanted, order, strict=True):
             left.setdefault(pts, []).append(int(position))
         context = self._stream.codec_context
-        skipped: Literal["NONREF", "DEFAULT"] = "NONREF" if context.name in SKIPPING else "DEFAULT"
+        skip = (skip or not context.has_b_frames) and context.name in SKIPPING
+        skipped: Literal["NONREF", "DEFAULT"] = "NONREF" if skip else "DEFAULT"
         late = 0
+        before: int | None = None
         try:
             for packet in packets:
                 late += packet.pts is not None and packet.pts > wanted[-1]
@@ -265,7 +286,10 @@ class Reader:
                 context.skip_frame = "DEFAULT" if packet.pts in left else skipped
                 for frame in packet.decode():
                     self.decoded += 1
-                    positions = left.pop(frame.pts, None) if frame.pts is not None else None
+                    if not self._follows(frame, before):
+                        return False
+                    before = frame.pts
+                    positions = left.pop(before, None) if before is not None else None
                     if positions:
                         pictures.put(positions[0], frame)
                         for position in positions[1:]:
@@ -273,10 +297,18 @@ class Reader:
                 if not left:
                     return True
         except (FFmpegError, EOFError):
+            self._require_memory()
             return False
         finally:
             context.skip_frame = "DEFAULT"
         return False
+
+    def _follows(self, frame: VideoFrame, before: int | None) -> bool:
+        """Whether a frame is whole, and shown after the one that came before it."""
+        if frame.pts is None or (before is not None and frame.pts <= before):
+            self._distrust()
+            return False
+        return not frame.is_corrupt
 
     def _packets_before(self, tick: int) -> Iterator["Packet[VideoStream]"]:
         """Give packets from a key frame shown at or before ``tick``, or from the beginning."""
@@ -423,7 +455,17 @@ class Reader:
             try:
                 yield from packet.decode()
             except (FFmpegError, EOFError):
+                self._require_memory()
                 self.errors += 1
+
+    def _require_memory(self) -> None:
+        """Tell a damaged packet from one that there is no memory for: FFmpeg may not.
+
+        Raises:
+            MemoryError: if there is no room for the pictures that a decoder keeps.
+        """
+        width, height = self._size
+        np.empty(KEPT_PICTURES * 3 * width * height, np.uint8)
 
 
 def _open(location: Location) -> av.container.InputContainer:
@@ -443,8 +485,13 @@ def _open(location: Location) -> av.container.InputContainer:
 
 def _video_stream(container: av.container.InputContainer, location: Location) -> VideoStream:
     if not container.streams.video:
+        container.close()
         raise VideoError(f"{shown(location)}: holds no video stream", "no_video")
-    return container.streams.video[0]
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        container.close()
+        raise VideoError(f"{shown(location)}: its codec is not known to FFmpeg", "unreadable")
+    return stream
 
 
 class _Pictures:
