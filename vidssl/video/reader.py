@@ -9,15 +9,17 @@ streams the first is read.
 """
 
 import importlib
+import os
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vidssl.video.backends import resolved
-from vidssl.video.storage import Location, is_frames
+from vidssl.video.storage import Location, is_frames, shown
 
 Decoder = Literal["auto", "torchcodec", "pyav", "decord"]
 """``auto`` is PyAV: no other reads more files, or faster (see ``vidssl.video.backends``)."""
@@ -34,11 +36,14 @@ class Clip:
     times_s: NDArray[np.float64]
 
 
-class Reader(Protocol):
+class Reader(ABC):
     """One open video. Not to be shared between threads, nor carried across a fork."""
 
-    location: Location
+    def __init__(self, location: Location) -> None:
+        self.location = location
+        self._pid = os.getpid()
 
+    @abstractmethod
     def frames_at(self, times_s: NDArray[np.float64], short_side_px: int | None = None) -> Clip:
         """Return the frames on the screen at ``times_s``, in the order asked.
 
@@ -48,13 +53,16 @@ class Reader(Protocol):
         Raises:
             VideoError: if not a single frame can be decoded.
             ValueError: if no time is given.
+            RuntimeError: in another process than the one that opened the video.
         """
 
+    @abstractmethod
     def close(self) -> None:
         """Release the decoder at once."""
 
     def __enter__(self) -> Self:
         """Return the reader itself."""
+        return self
 
     def __exit__(
         self,
@@ -63,6 +71,15 @@ class Reader(Protocol):
         trace: TracebackType | None,
     ) -> None:
         """Close the video."""
+        self.close()
+
+    def _require_right_use(self, times_s: NDArray[np.float64]) -> None:
+        if len(times_s) == 0:
+            raise ValueError("expected at least one time, got none")
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                f"{shown(self.location)}: a reader cannot be carried across a fork; open it in the process itself"
+            )
 
 
 def open_reader(location: Location, decoder: Decoder = "auto", *, threads: int = 1) -> Reader:

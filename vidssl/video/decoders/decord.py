@@ -15,14 +15,13 @@ is compared with its packets, and what it is known to read wrongly is refused by
 It turns frames upright itself. Remote files are read into memory as a whole.
 """
 
-import os
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vidssl.errors import VideoError, VidsslError
+from vidssl.video import reader as contract
 from vidssl.video.packets import inert, scan, shrunk
 from vidssl.video.reader import Clip
 from vidssl.video.storage import Location, opened, shown
@@ -45,7 +44,7 @@ _FAILURES = (
 decord.logging.set_level(decord.logging.QUIET)
 
 
-class Reader:
+class Reader(contract.Reader):
     """One open video. Not to be shared between threads, nor carried across a fork."""
 
     def __init__(self, location: Location, *, threads: int = 1) -> None:
@@ -55,8 +54,7 @@ class Reader:
             VideoError: if the file is missing, empty, unreadable, holds no video stream, or is of
                 a kind that decord reads wrongly.
         """
-        self.location = location
-        self._pid = os.getpid()
+        super().__init__(location)
         self._threads = threads
         self._packets = scan(location)
         self._refuse_what_is_read_wrongly()
@@ -66,19 +64,6 @@ class Reader:
         except VideoError:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        """Return the reader itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the video."""
-        self.close()
 
     def close(self) -> None:
         """Release the decoder at once."""
@@ -92,10 +77,7 @@ class Reader:
             ValueError: if no time is given, or the reader is closed.
             RuntimeError: in another process than the one that opened the video.
         """
-        if len(times_s) == 0:
-            raise ValueError("expected at least one time, got none")
-        if os.getpid() != self._pid:
-            raise RuntimeError("a reader was carried across a fork: open it in the process itself")
+        self._require_right_use(times_s)
         if self._video is None:
             raise ValueError("the reader is closed")
         indices = self._packets.shown_at(times_s)

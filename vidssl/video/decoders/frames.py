@@ -18,8 +18,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import PIL
@@ -27,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vidssl.errors import VideoError
+from vidssl.video import reader as contract
 from vidssl.video.reader import EPSILON_S, Clip
 from vidssl.video.storage import Location, shown
 
@@ -88,7 +87,7 @@ class Series:
         return int(self.shown(np.array([number - 1]))[0])
 
 
-class Reader:
+class Reader(contract.Reader):
     """One folder of frames."""
 
     def __init__(self, location: Location, *, threads: int = 1) -> None:
@@ -97,24 +96,11 @@ class Reader:
         Raises:
             VideoError: if it is no folder, or holds no series of numbered pictures, or several.
         """
-        self.location = location
+        super().__init__(location)
         self.series = series_of(location)
         self.fps = _rate(location)
         self._bad: set[int] = set()
         self._size: tuple[int, int] | None = None
-
-    def __enter__(self) -> Self:
-        """Return the reader itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the video."""
-        self.close()
 
     def close(self) -> None:
         """Do nothing: no file is kept open."""
@@ -133,8 +119,7 @@ class Reader:
             VideoError: if not a single frame can be decoded.
             ValueError: if no time is given.
         """
-        if len(times_s) == 0:
-            raise ValueError("expected at least one time, got none")
+        self._require_right_use(times_s)
         base = self.series.base
         numbers = np.floor((times_s + EPSILON_S) * self.fps).astype(np.int64) + base
         pictures: dict[int, tuple[int, NDArray[np.uint8]]] = {}

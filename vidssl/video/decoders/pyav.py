@@ -11,12 +11,10 @@ i / rate, and reading starts at the beginning; frames are never sorted.
 """
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator
 from itertools import chain, pairwise
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 import av
 import numpy as np
@@ -27,6 +25,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from vidssl.errors import VideoError
+from vidssl.video import reader as contract
 from vidssl.video.reader import EPSILON_S, Clip
 from vidssl.video.storage import Location, opened, shown
 
@@ -52,7 +51,7 @@ and show nothing until the next."""
 av.logging.set_level(av.logging.PANIC)
 
 
-class Reader:
+class Reader(contract.Reader):
     """One open video, read forward; asking for an earlier time seeks.
 
     Not to be shared between threads, nor carried across a fork.
@@ -64,7 +63,7 @@ class Reader:
         Raises:
             VideoError: if the file is missing, empty, unreadable or holds no video stream.
         """
-        self.location = location
+        super().__init__(location)
         self._container = _open(location)
         self._stream = _video_stream(self._container, location)
         self._stream.thread_type = "AUTO" if threads > 1 else "SLICE"
@@ -73,7 +72,6 @@ class Reader:
         self._by_count = bool(names & UNTIMED_FORMATS) or self._stream.time_base is None
         self._seekable = not self._by_count and not names & UNSEEKABLE_FORMATS
         self._size = self._stream.codec_context.width, self._stream.codec_context.height
-        self._pid = os.getpid()
         self._from_start = True  # the packets at hand begin with the first of the file
         self._fresh = True  # nothing has been read since the file was opened
         self._frames: Iterator[tuple[float, VideoFrame]] = iter(())
@@ -83,19 +81,6 @@ class Reader:
         """Frames that came out of the decoder so far."""
         self.errors = 0
         """Packets that the decoder refused so far; the frames around them are still used."""
-
-    def __enter__(self) -> Self:
-        """Return the reader itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the file."""
-        self.close()
 
     def close(self) -> None:
         """Release the decoder at once; a reader left to the garbage collector leaks memory."""
@@ -158,10 +143,7 @@ class Reader:
         return self._fill(times_s, _Nowhere())
 
     def _fill(self, times_s: NDArray[np.float64], pictures: "_Pictures") -> NDArray[np.float64]:
-        if len(times_s) == 0:
-            raise ValueError("expected at least one time, got none")
-        if os.getpid() != self._pid:
-            raise RuntimeError(f"{shown(self.location)}: a reader cannot be carried across a fork")
+        self._require_right_use(times_s)
         order = np.argsort(times_s, kind="stable")
         sorted_s = times_s[order]
         found_s = self._needed(sorted_s, order, pictures)

@@ -12,15 +12,12 @@ the frames behind a change of the picture's size. Containers are read if the par
 they are read right (``RIGHT``).
 """
 
-import os
-from types import TracebackType
-from typing import Self
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from vidssl.errors import VideoError, VidsslError
+from vidssl.video import reader as contract
 from vidssl.video.packets import inert, scan, shrunk
 from vidssl.video.reader import Clip
 from vidssl.video.storage import Location, opened_bytes, shown
@@ -43,7 +40,7 @@ SAME_S = 1e-4  # frames are further apart than this, and its times are exact
 _FAILURES = (RuntimeError, ValueError, IndexError, TypeError, OSError)
 
 
-class Reader:
+class Reader(contract.Reader):
     """One open video. Not to be shared between threads, nor carried across a fork."""
 
     def __init__(self, location: Location, *, threads: int = 1, device: str = "cpu") -> None:
@@ -57,8 +54,7 @@ class Reader:
                 a kind that is not known to be read right.
             ValueError: if there is no such device.
         """
-        self.location = location
-        self._pid = os.getpid()
+        super().__init__(location)
         self._packets = scan(location)
         self._refuse_what_is_read_wrongly()
         if device != "cpu" and not torch.cuda.is_available():
@@ -82,19 +78,6 @@ class Reader:
             self.close()
             raise self._unsupported(f"counts {counted} frames where the file has {there}")
 
-    def __enter__(self) -> Self:
-        """Return the reader itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the video."""
-        self.close()
-
     def close(self) -> None:
         """Release the decoder at once."""
         self._video = None
@@ -108,10 +91,7 @@ class Reader:
             ValueError: if no time is given, or the reader is closed.
             RuntimeError: in another process than the one that opened the video.
         """
-        if len(times_s) == 0:
-            raise ValueError("expected at least one time, got none")
-        if os.getpid() != self._pid:
-            raise RuntimeError("a reader was carried across a fork: open it in the process itself")
+        self._require_right_use(times_s)
         if self._video is None:
             raise ValueError("the reader is closed")
         indices = self._packets.shown_at(times_s)
