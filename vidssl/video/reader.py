@@ -77,8 +77,9 @@ class Reader(ABC):
         if len(times_s) == 0:
             raise ValueError("expected at least one time, got none")
         if os.getpid() != self._pid:
+            where = shown(self.location)
             raise RuntimeError(
-                f"{shown(self.location)}: a reader cannot be carried across a fork; open it in the process itself"
+                f"{where}: a reader cannot be carried across a fork; open it in the process itself"
             )
 
 
