@@ -33,6 +33,24 @@ def fail(path: Path, failure: BaseException, *, keep: bool = False, index: bool 
         raise failure
 
 
+def test_a_run_does_not_write_down_the_secrets_of_its_videos(tmp_path: Path) -> None:
+    mine = {"videos": "https://me:s3cret@host/l.txt", "data": {"videos": "http://h/l?sig=s3cret"}}
+    run = tmp_path / "run"
+    with open_folder(run, mine) as folder:
+        folder.keep()
+    text = (run / "run.json").read_text()
+    assert "s3cret" not in text
+    assert "https://...@host/l.txt" in text
+    claim(run, mine)  # what is hidden is compared all the same
+    with pytest.raises(OutputError, match="videos_sha256: ") as caught:
+        claim(run, {**mine, "videos": "https://me:0ther@host/l.txt"})
+    assert "0ther" not in str(caught.value)
+    (run / "run.json").write_text(json.dumps(mine))  # as an earlier version wrote it
+    claim(run, mine)
+    with open_folder(run, mine):
+        assert (run / "run.json").read_text() == text
+
+
 def test_a_run_says_what_it_is_and_may_be_gone_on_with(tmp_path: Path) -> None:
     for _ in range(2):
         with open_folder(tmp_path / "deep" / "run") as folder:

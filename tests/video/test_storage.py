@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import os
 import re
 import socket
@@ -12,7 +13,7 @@ import threading
 import time
 import traceback
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,13 +25,23 @@ import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import Result
 
 from vidssl import sources
 from vidssl.errors import SourceError, VideoError
 from vidssl.video import storage
 from vidssl.video.decoders.pyav import Reader
 from vidssl.video.probe import probe
-from vidssl.video.storage import Location, Member, member_of, opened, shown, stat, video_id
+from vidssl.video.storage import (
+    Location,
+    Member,
+    member_of,
+    opened,
+    shown,
+    stat,
+    told_apart,
+    video_id,
+)
 from vidssl.video.write import write_video
 
 CHANGED = "Wed, 21 Oct 2015 07:28:00 GMT"  # 1445412480 s
@@ -259,6 +270,20 @@ def test_the_id_of_a_video_is_its_name_wherever_it_lies(location: str, name: str
         ("https://host/a.mp4?X-Amz-Signature=s3cret&b=1", "https://host/a.mp4?..."),
         ("https://host/t.tar?token=s3c!ret!a.mp4@1+2", "https://host/t.tar?...!a.mp4@1+2"),
         ("https://host/a.mp4#access_token=s3cret", "https://host/a.mp4#..."),
+        ("https://host/a.mp4#sig=s3cret/b", "https://host/a.mp4#..."),
+        ("https://host/a.mp4;token=s3cret/b.mp4", "https://host/a.mp4;..."),
+        ("https://host/a.mp4?to=me@s3cret", "https://host/a.mp4?..."),
+        ("https://me:s3/cr@et@host/a.mp4", "https://...@host/a.mp4"),
+        ("https://s3/cret@host/a.mp4", "https://...@host/a.mp4"),
+        ("https://me:s3c?ret@host/a.mp4", "https://...?..."),
+        ("https://me:s3@s3c?ret@host/a.mp4", "https://...?..."),
+        ("HTTPS://me:s3c#ret@host/a.mp4", "HTTPS://...#..."),
+        ("s3://key:s3c/ret@b/a.mp4", "s3://...@b/a.mp4"),
+        ("s3://b/a.mp4#token=s3cret", "s3://b/a.mp4#..."),
+        ("s3://b/a.mp4;token=s3cret", "s3://b/a.mp4;..."),
+        ("s3://b/run@2/a;b.mp4", "s3://b/run@2/a;b.mp4"),
+        ("kinetics:s3://b/d,list=https://s3cret@host/l.csv", "kinetics:s3://...@host/l.csv"),
+        ("kinetics:/d,list=https://host/l.csv#s3cret", "kinetics:/d,list=https://host/l.csv#..."),
         ("s3://b/#20_Rhythm.mp4", "s3://b/#20_Rhythm.mp4"),
         ("/a/who?.mp4", "/a/who?.mp4"),
         ("/a/\x1b[31mred\n2026 forged\r.mp4", r"/a/\x1b[31mred\n2026 forged\r.mp4"),
@@ -270,6 +295,60 @@ def test_the_id_of_a_video_is_its_name_wherever_it_lies(location: str, name: str
 def test_messages_show_neither_secrets_nor_control_characters(location: str, text: str) -> None:
     assert shown(location) == text
     assert "s3c" not in shown(location)
+
+
+def test_what_looks_alike_without_its_secret_is_numbered() -> None:
+    addresses = [f"https://host/get?id={name}" for name in ("s3cret", "t0ken")]
+    assert [*told_apart([*addresses, addresses[0], "a.mp4"]).items()] == [
+        (addresses[0], "https://host/get?..."),
+        (addresses[1], "https://host/get?... (2)"),
+        ("a.mp4", "a.mp4"),
+    ]
+
+
+def test_the_name_of_a_video_holds_no_parameters() -> None:
+    for secret in ("?token=s3.cret", "#sig=s3/cret", ";token=s3.cret/x"):
+        assert video_id(f"https://host/a%20b.mp4{secret}") == "a b"
+    assert video_id("https://host/a;b.mp4") == "a;b"
+
+
+def test_no_secret_of_an_address_is_written_but_in_the_tables_that_need_it(
+    cli: Callable[..., Result], web: Web, tiny: dict[str, Path], tmp_path: Path
+) -> None:
+    for number in range(2):
+        frames = np.random.default_rng(number).integers(0, 256, (40, 48, 64, 3), np.uint8)
+        write_video(web.root / f"v{number}.mp4", iter(frames), 10)
+    (web.root / "bad.mp4").write_bytes(b"no video")
+    names = [web.url(f"{name}.mp4?token=s3cret") for name in ("v0", "v1", "bad", "gone")]
+    (web.root / "list.txt").write_text("\n".join(names))
+    source, folder = web.url("list.txt#sig=s3cret"), tmp_path / "out"
+    said = ""
+    for arguments in (
+        ("index", source, "--out", folder / "i.parquet", "--json", folder / "i.json"),
+        ("transcode", source, "--out", folder / "copies", "--json", folder / "t.json"),
+        ("transcode", source, "--out", folder / "no", "--estimate", "--json", folder / "e.json"),
+        (
+            *("sample", source, "--recipe", tiny["pretrain"], "--count", "5"),
+            *("--out", folder / "s.png", "--json", folder / "s.json"),
+        ),
+        ("pretrain", tiny["pretrain"], "--videos", source, "--out", folder / "run"),
+        ("report", folder / "run"),
+    ):
+        result = cli(*arguments)
+        assert result.exit_code == 0, result.output
+        said += result.output
+    assert "s3cret" not in said
+    assert len(json.loads((folder / "s.json").read_text())["set_aside"]) == 2
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert not [path for path in files if "s3cret" in path.name]
+    telling = {str(p.relative_to(folder)) for p in files if b"s3cret" in p.read_bytes()}
+    assert telling <= {"i.parquet", "run/index.parquet", "copies/transcode.parquet"}
+    (web.root / "list.txt").write_text(names[3])
+    for command in ("index", "transcode"):
+        result = cli(command, source, "--out", folder / f"{command}.parquet")
+        assert result.exit_code == 2
+        assert "none of the 1 videos can be" in result.stderr
+        assert "s3cret" not in result.output
 
 
 # --- files

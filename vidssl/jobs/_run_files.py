@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vidssl.errors import CheckpointError, nearest
-from vidssl.train.folder import IDENTITY, read_events, read_log
+from vidssl.train.folder import IDENTITY, read_events, read_log, without_secrets
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _identity(folder: Path) -> dict[str, Any]:
     identity = _objects({IDENTITY: path}, unread)
     if unread:
         raise CheckpointError(unread[0])
-    return identity[IDENTITY]
+    return without_secrets(identity[IDENTITY])  # those of earlier versions may have some
 
 
 def _objects(paths: Mapping[str, Path], unread: list[str]) -> dict[str, dict[str, Any]]:

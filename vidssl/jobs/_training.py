@@ -19,6 +19,7 @@ from vidssl.recipe import Detection, Pretrain
 from vidssl.train import checkpoint
 from vidssl.train.folder import RunFolder
 from vidssl.train.loop import Plan, Trainer, device_of
+from vidssl.video.storage import shown
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def noting_failures(folder: RunFolder) -> Callable[[Sequence[Failing]], None]:
         for path, error in (failure for sample in samples for failure in sample.failed):
             if path not in told:
                 told.add(path)
-                folder.event("video set aside", path=path, error=error)
+                folder.event("video set aside", path=shown(path), error=error)
 
     return note
 

@@ -177,7 +177,7 @@ def summary(path: Path, quarantine: Path | None = None) -> IndexResult:
         cut_off=cut_off,
         frames=frames,
         hours=seconds / 3600,
-        set_aside=list(aside),
+        set_aside=[replace(row, path=shown(row.path)) for row in aside],
         quarantine=quarantine if quarantine is not None and quarantine.exists() else None,
     )
 
@@ -380,7 +380,7 @@ class _Maker:
             counts = {one["values"]: one["counts"] for one in status.value_counts().to_pylist()}
             some = next(rows.take(self.numbers[:8]))["error"].to_pylist()
             errors = [*some, *[""] * (len(status) - len(some))]
-            title = f"{self.videos.source}: none of the {len(status)} videos can be decoded"
+            title = f"{shown(self.videos.source)}: none of the {len(status)} videos can be decoded"
             told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
             raise SourceError(listed(title, [told, *errors], limit=9))
         parts = (_labelled(part, cut_files) for part in rows.take(self.numbers))

@@ -30,6 +30,7 @@ from vidssl.train.loop import Trainer, device_of, fit
 from vidssl.train.weights import save_weights
 from vidssl.video.index import ClipIndex
 from vidssl.video.reader import decoder_version
+from vidssl.video.storage import told_apart
 from vidssl.video.workers import preload
 
 
@@ -80,7 +81,10 @@ def run(
         if rank() == 0 and (account := index_job.account(index)) is not None:
             folder.event("source", **account)
         if index.set_aside and rank() == 0:
-            folder.event("videos set aside", videos=index_job.set_aside(index))
+            aside = index_job.set_aside(index)
+            name_of = told_apart(aside)
+            told = {name_of[path]: why for path, why in aside.items()}
+            folder.event("videos set aside", videos=told)
         loader, cost = plan.loader, Cost()
         if autotune:
             spare, _ = _prepare(plan, index)

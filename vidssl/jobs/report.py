@@ -178,7 +178,7 @@ def _summary(files: RunFiles, result: ReportResult) -> Section:
 def _particulars(files: RunFiles) -> list[tuple[Cell, ...]]:
     """Return rows of what, on which data, and when."""
     rows: list[tuple[Cell, ...]] = [("folder", str(files.folder.resolve()))]
-    for key in ("videos", "encoder", "encoder_hash", "bank_encoder", "data"):
+    for key in ("videos", "videos_sha256", "encoder", "encoder_hash", "bank_encoder", "data"):
         rows += _flat(key, files.identity.get(key))
     index = files.folder / "index.parquet"
     if index.is_file():
@@ -327,7 +327,7 @@ def _commands(files: RunFiles) -> list[str]:
             words += [f"--{key}", identity[key]]
     data = identity.get("data")
     for key, value in data.items() if isinstance(data, dict) else ():
-        if value is not None:
+        if value is not None and key != "videos_sha256":
             words += [f"--{key.replace('_', '-')}", str(value)]
     again = shlex.join([*words, "--out", f"{folder}-again"])
     return [again, shlex.join(["vidssl", "report", str(folder)])]

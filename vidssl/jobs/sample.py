@@ -6,7 +6,7 @@ source only the few videos that are drawn are looked at, so they are not those o
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from vidssl.augment import geometry
 from vidssl.augment.views import MEAN, STD, SSLConfig, detection_view, draw_view, ssl_views
 from vidssl.ava.annotations import group_keyframes, read_annotations
 from vidssl.ava.labels import LabelMap, read_labels
-from vidssl.ava.origins import parse_origin
+from vidssl.ava.origins import parse_origin, require_alone, summary
 from vidssl.data.clips import ClipDataset, ClipReading, ClipSample
 from vidssl.data.keyframes import (
     KeyFramePlan,
@@ -41,7 +41,7 @@ from vidssl.sources import scan
 from vidssl.video.index import ClipIndex, is_index, read_rows, write_index
 from vidssl.video.probe import VideoFacts, probe
 from vidssl.video.sampling import centred_times, last_s
-from vidssl.video.storage import Location, file_name, video_id
+from vidssl.video.storage import Location, file_name, shown, told_apart, video_id
 
 MOMENTS = 2
 """Key frames of a video that are drawn for a detection recipe."""
@@ -59,11 +59,15 @@ class SampledView:
 
 @dataclass(frozen=True)
 class SampleResult:
-    """The sheet and its views from top to bottom; ``set_aside`` gives the reason by video."""
+    """The sheet and its views from top to bottom; ``set_aside`` gives the reason by video.
+
+    ``time_origins`` gives each origin with its number of videos and the evidence.
+    """
 
     path: Path
     views: list[SampledView]
     set_aside: dict[str, str]
+    time_origins: list[dict[str, object]] = field(default_factory=list)
 
 
 def run(
@@ -92,7 +96,7 @@ def run(
     blocks = [_block(known[sample.video], _ssl_views(sample, plan)) for sample in samples]
     title = f"What {plan.method.name} sees"
     _write(out, title, f"{_many(len(samples), 'video')}, {_looks(plan.augment.crop_px)}", blocks)
-    return SampleResult(out, [view for sample in samples for view in _views(sample)], set_aside)
+    return _result(out, [view for sample in samples for view in _views(sample)], set_aside)
 
 
 def run_detection(
@@ -125,8 +129,9 @@ def run_detection(
     with tempfile.TemporaryDirectory() as folder:
         write_index(Path(folder) / "index.parquet", facts)
         index = ClipIndex(Path(folder) / "index.parquet")
-        few = {video_id(row.path) for row in facts}
-        placed = place([m for m in moments if m.video in few], index, {}, parse_origin(time_origin))
+        stated = parse_origin(time_origin)
+        placed = place(moments, index, {}, stated, scan(source) if stated.by_video else ())
+    require_alone(placed.origins)  # with all videos at hand training might find another
     multiple = plan.backbone.build().spatial_stride
     blocks: list[SheetBlock] = []
     views: list[SampledView] = []
@@ -144,10 +149,12 @@ def run_detection(
             blocks.append(_block(row, drawn))
         progress("drawing clips", done + 1, len(chosen))
     if not blocks:
-        raise AnnotationError(f"{annotations}: none of its key frames can be read from {source}")
+        raise AnnotationError(
+            f"{annotations}: none of its key frames can be read from {shown(source)}"
+        )
     looks = f"{_many(len(blocks), 'video')}, people as annotated, as training draws them"
     _write(out, "What the detector is trained on", looks, blocks)
-    return SampleResult(out, views, set_aside)
+    return replace(_result(out, views, set_aside), time_origins=summary(placed.origins))
 
 
 def augmented(clip: ClipSample, view: int, config: SSLConfig) -> NDArray[np.uint8]:
@@ -162,6 +169,13 @@ def crop_box(clip: ClipSample, view: int, config: SSLConfig) -> NDArray[np.float
     _, height, width, _ = clip.views[view].shape
     crop = draw_view(clip.seed + view, (height, width), config.of(view)).crop
     return np.array([[crop.left, crop.top, crop.right, crop.bottom]])
+
+
+def _result(out: Path, views: Sequence[SampledView], set_aside: dict[str, str]) -> SampleResult:
+    """Return the result, in which addresses show no secrets."""
+    name_of = told_apart([*(view.video for view in views), *set_aside])
+    named = [replace(view, video=name_of[view.video]) for view in views]
+    return SampleResult(out, named, {name_of[path]: why for path, why in set_aside.items()})
 
 
 # --- which videos

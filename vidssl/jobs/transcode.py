@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +32,7 @@ from vidssl.sources import scan
 from vidssl.video.probe import inert
 from vidssl.video.reader import decoder_version, open_reader
 from vidssl.video.sampling import clip_times, random_starts
-from vidssl.video.storage import Location, Stat, is_address, member_of, shown, stat
+from vidssl.video.storage import Location, Stat, bare_path, is_address, member_of, shown, stat
 from vidssl.video.transcode import Copied, Copying, transcode
 from vidssl.video.workers import Failure, Limits, Workers, beat
 
@@ -160,7 +160,9 @@ def estimate(
         found = maker.estimate(todo, rows, Path(folder))
     if found is None:
         errors = [row.error for row in rows]
-        raise SourceError(listed(f"{source}: none of {len(rows)} videos can be copied", errors))
+        raise SourceError(
+            listed(f"{shown(source)}: none of {len(rows)} videos can be copied", errors)
+        )
     return found
 
 
@@ -207,7 +209,7 @@ def run(
     rows = [maker.rows[path] for path in maker.targets]
     good = [row for row in rows if row.status == "ok"]
     if not good:
-        title = f"{source}: none of the {len(rows)} videos can be copied"
+        title = f"{shown(source)}: none of the {len(rows)} videos can be copied"
         raise SourceError(listed(title, [row.error for row in rows], limit=8))
     counts: dict[str, int] = {}
     for row in rows:
@@ -223,7 +225,7 @@ def run(
         frames=sum(row.frames for row in good),
         seconds=time.monotonic() - begun,
         renamed=maker.renamed,
-        failed=[row for row in rows if row.status != "ok"],
+        failed=[replace(row, path=shown(row.path)) for row in rows if row.status != "ok"],
         estimate=found,
     )
 
@@ -337,7 +339,8 @@ class _Maker:
                 before += item[0]
                 after += item[1]
                 ms = [1e3 * float(np.median(one)) for one in item]
-                measured.append(Measured(row.path, row.source_bytes, row.bytes, row.seconds, *ms))
+                about = (shown(row.path), row.source_bytes, row.bytes, row.seconds)
+                measured.append(Measured(*about, *ms))
                 self.progress("measuring the gain", len(measured), len(tasks))
         if not measured:
             return None
@@ -397,7 +400,8 @@ def targets(source: str, videos: Sequence[Location]) -> tuple[dict[Location, str
         chosen[location] = str(plain if keeps else name.with_name(f"{name.name}.mp4"))
     twice = _shared(chosen)
     if twice:
-        raise SourceError(listed(f"{source}: several videos would have one name as copies", twice))
+        title = f"{shown(source)}: several videos would have one name as copies"
+        raise SourceError(listed(title, twice))
     return chosen, renamed
 
 
@@ -419,9 +423,9 @@ def _parts(location: Location) -> tuple[str, ...]:
         *folders, tar = _parts(member.tar)
         return (*folders, tar.removesuffix(".tar"), *_clean(PurePosixPath(member.name).parts))
     if is_address(location):
-        address = urlsplit(location)
-        path = unquote(address.path) if location.lower().startswith("http") else address.path
-        return (address.netloc.rpartition("@")[2], *_clean(PurePosixPath(path).parts))
+        path = bare_path(location)
+        path = unquote(path) if location.lower().startswith("http") else path
+        return _clean(PurePosixPath(path).parts) or ("video",)
     return _clean(Path(os.path.abspath(location)).parts)
 
 

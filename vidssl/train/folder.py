@@ -5,6 +5,7 @@ alarms). ``run.json`` says what the run is; another run is refused.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import time
@@ -15,6 +16,7 @@ from typing import Any, Self
 from vidssl.errors import OutputError, listed
 from vidssl.files import write_text
 from vidssl.nn.distributed import rank
+from vidssl.video.storage import shown
 
 IDENTITY = "run.json"
 HARMLESS = {"index.parquet", ".index.parquet.parts", ".lock"}
@@ -43,7 +45,7 @@ class RunFolder:
         self._kept = (path / IDENTITY).is_file()
         if not self._writes:
             return
-        wanted = json.loads(json.dumps(identity))
+        wanted = without_secrets(json.loads(json.dumps(identity)))
         claim(path, wanted)
         self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
         self._lock = _lock(path)
@@ -104,10 +106,31 @@ def claim(path: Path, identity: Mapping[str, Any]) -> None:
         there = json.loads((path / IDENTITY).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise OutputError(f"{path / IDENTITY}: damaged ({error}); choose another folder") from error
-    differences = _differences(there, json.loads(json.dumps(identity)))
+    here = without_secrets(json.loads(json.dumps(identity)))
+    there = without_secrets(there) if isinstance(there, dict) else there
+    differences = _differences(there, here)
     if differences:
         title = f"{path}: belongs to another run; choose another folder, or its values"
         raise OutputError(listed(title, differences))
+
+
+def without_secrets(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what describes a run, with the secrets in its ``videos`` hidden.
+
+    Beside a text of which something is hidden stands its hash, ``videos_sha256``, so that runs on
+    different videos still differ. What is hidden already stays as it is.
+    """
+    found = {
+        key: without_secrets(value) if isinstance(value, dict) else value
+        for key, value in identity.items()
+    }
+    videos = found.get("videos")
+    if isinstance(videos, str) and shown(videos) != videos:
+        found["videos"] = shown(videos)
+        found["videos_sha256"] = hashlib.sha256(
+            videos.encode("utf-8", "surrogatepass")
+        ).hexdigest()[:16]
+    return found
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

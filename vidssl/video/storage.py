@@ -18,7 +18,7 @@ stores have it: by their files and variables (``AWS_PROFILE``, ``AWS_ENDPOINT_UR
 
 Errors that pass (a reset connection, a time-out, a 5xx answer, a network disk's hiccup) are tried
 again after ``BACKOFF_S``; an absent or forbidden file is told of at once. Messages show an address
-without its user, password and query, which may be secrets.
+without its user, password, query, fragment and parameters, which may be secrets.
 """
 
 import errno
@@ -30,7 +30,7 @@ import stat as modes
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -59,10 +59,8 @@ KEPT_BLOCKS = 96
 _PICTURE = re.compile(r"\d\.(jpg|jpeg|png)$", re.IGNORECASE)
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _MEMBER = re.compile(r"(.+)!([^!]+)@(\d{1,18})\+(\d{1,18})", re.DOTALL)
-_USER = re.compile(r"(?<=://)[^/\s?#]*@")
-_QUERY = re.compile(
-    r"(?<=\?).+|(?<=#)[^/]*(token|key|secret|signature)=.+", re.DOTALL | re.IGNORECASE
-)
+_PARAMETERS = re.compile(r"[?#]|;(?=[^/=]*=)")
+_SAID = re.compile(r"\?|[#;](?=.*=)", re.DOTALL)
 _PASSING_ERRNO = {
     *(errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ETIMEDOUT),
     *(errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED, errno.EPIPE),
@@ -159,16 +157,51 @@ def protocol(address: Location) -> str:
 def shown(location: Location) -> str:
     """Return a text for messages: without secrets, nor anything that a terminal would obey.
 
-    Of an address the user, password and query are left out. Control characters, line ends,
+    Of an address, or a source that names some, user, password, query, fragment and parameters are
+    left out; where these cannot be told from the path, so is that. Control characters, line ends,
     invisible and undecodable ones become escapes.
     """
     text = location
     if "://" in location:
         member = _MEMBER.fullmatch(location)
         address = member[1] if member else location
-        rest = location[len(address) :]
-        text = _QUERY.sub("...", _USER.sub("...@", address)) + rest
+        text = "".join(_public(address, "...")) + location[len(address) :]
     return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def told_apart(locations: Iterable[Location]) -> dict[Location, str]:
+    """Return what is shown of each location, numbered where two would look alike."""
+    counts: dict[str, int] = {}
+    names = {}
+    for location in dict.fromkeys(locations):
+        name = shown(location)
+        counts[name] = counts.get(name, 0) + 1
+        names[location] = name if counts[name] == 1 else f"{name} ({counts[name]})"
+    return names
+
+
+def bare_path(address: Location) -> str:
+    """Return host and path of an address: nothing that may be secret."""
+    return _public(address, "")[1].lstrip("@")
+
+
+def _public(address: str, mark: str) -> tuple[str, str]:
+    """Return an address up to ``://``, and the rest with ``mark`` in place of what may be secret.
+
+    A password may hold ``/`` or ``?`` though it ought not to: when in doubt, more is hidden.
+    """
+    scheme, _, rest = address.partition("://")
+    is_web = "http" in address.lower()  # names in the other stores may hold # and ;
+    found = (_PARAMETERS if is_web else _SAID).search(rest)
+    head = rest[: found.start()] if found else rest
+    tail = f"{found[0]}{mark}" if found and mark else ""
+    user, at, place = head.rpartition("@")
+    host = head.partition("/")[0]
+    if found and "@" in rest[found.start() :] and (":" in host or host == head):
+        head = mark
+    elif at and (is_web or ":" in user or "@" in host):
+        head = f"{mark}@{place}"
+    return f"{scheme}://", head + tail
 
 
 def stat(location: Location) -> Stat:
@@ -242,8 +275,9 @@ def file_name(location: Location) -> str:
     member = member_of(location) if "!" in location else None
     name = member.name if member else location
     if member is None and "://" in location and is_address(location):
-        bare = re.split(r"[?#]", location)[0] if location.startswith("http") else location
-        name = unquote(bare) if location.startswith("http") else bare
+        name = location
+        if location.startswith("http"):
+            name = unquote(_PARAMETERS.split(location, maxsplit=1)[0])
     return name.rstrip("/").rpartition("/")[2]  # not by pathlib: there may be millions
 
 
