@@ -158,10 +158,10 @@ def say(line: str) -> None:
 
 
 def say_origins(found: "list[dict[str, object]]") -> None:
-    """Tell from where the times of videos were counted, unless all begin at 0."""
-    from vidssl.ava.origins import told
+    """Tell from where the times of videos were counted, and why, unless all are own data."""
+    from vidssl.ava.origins import is_worth_telling, told
 
-    if any(one["origin_s"] for one in found):
+    if is_worth_telling(found):
         say(told(found))
 
 

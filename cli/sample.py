@@ -68,5 +68,6 @@ def sample(
         return
     videos = len({view.video for view in result.views})
     _common.say(f"{result.path}: {len(result.views)} views of {videos} videos")
+    _common.say_origins(result.time_origins)
     for reason in result.set_aside.values():
         _common.say(f"set aside: {reason}")

@@ -129,11 +129,11 @@ def test_key_frames_behind_the_end_are_refused(index: ClipIndex) -> None:
     # video0 ends at 3.0 s; half a second is forgiven.
     assert len(place(at((0, 3.5)), index, {}).moments) == 1
     with pytest.raises(AnnotationError) as caught:
-        place(at((0, 1.0), (0, 3.6), (1, 902.0)), index, {})
+        place(at((0, 1.0), (0, 3.6), (1, 90.2)), index, {})
     message = str(caught.value)
     assert "behind the end of their video (is the time origin another?)" in message
     assert "video0 at 3.6 s: the video ends at 3.00 s" in message
-    assert "video1 at 902 s: the video ends at 3.50 s" in message
+    assert "video1 at 90.2 s: the video ends at 3.50 s" in message
 
 
 def test_chunks_give_every_moment_once_in_order_of_video_and_time() -> None:

@@ -15,7 +15,9 @@ from vidssl.ava.origins import (
     Origin,
     Stated,
     find_origins,
+    is_worth_telling,
     parse_origin,
+    require_alone,
     summary,
     told,
 )
@@ -29,6 +31,7 @@ from vidssl.video.reader import open_reader
 Numbers = Callable[[NDArray[np.uint8]], list[int]]
 
 AVA = (902.0, 1300.0, 1798.0)
+CUT = Footage(901.0)
 
 
 def found(
@@ -63,27 +66,65 @@ def test_films_and_cuts_may_lie_in_one_folder() -> None:
 
 def test_own_data_count_from_the_beginning_of_their_files() -> None:
     assert found({"v": 60.0}, {"v": [1.0, 59.0]}) == {"v": 0.0}
-    # A recording of 15 minutes, and one of 1000 s with key frames at its end alone.
+    # A recording of 15 minutes, and one that a key frame leaves before its last 15.
     assert found({"v": 903.0}, {"v": [3.0, 902.0]}) == {"v": 0.0}
-    assert found({"v": 1000.0}, {"v": [950.0]}) == {"v": 0.0}
-    # Another video tells that these are not AVA's times.
-    assert found({"v": 903.0, "w": 60.0}, {"v": [902.0], "w": [5.0]}) == {"v": 0.0, "w": 0.0}
-    assert found({"v": 1000.0}, {"v": [950.0], "w": [5.0]}) == {"v": 0.0}
+    assert found({"v": 1000.0}, {"v": [899.0, 950.0]}) == {"v": 0.0}
 
 
-def test_ava_beside_other_data_is_still_cut_where_nothing_else_fits() -> None:
+@pytest.mark.parametrize(
+    ("length_s", "times", "held"),
+    [
+        # A cut of somebody's own, 20 s longer than AVA's, of which the first seconds are annotated.
+        (920.0, (902.0, 910.0), "2 counted from 0, 2 from 900"),
+        (906.0, (902.0, 905.0), "2 counted from 0, 2 from 900"),
+        (1000.0, (950.0,), "1 counted from 0, 1 from 900"),
+        (1790.0, (902.0, 1780.0), "2 counted from 0, 2 from 900"),
+        # From 0 it cannot hold them; from 900 nothing is known that is so long.
+        (920.0, (902.0, 1798.0), "1 counted from 0, 2 from 900"),
+    ],
+)
+@pytest.mark.parametrize(
+    "beside", [{}, {"own": (10.0, (1.0, 8.0))}, {"film": (7200.0, AVA)}, {"cut": (901.0, AVA)}]
+)
+def test_a_file_between_cut_and_film_is_refused_whatever_lies_beside_it(
+    length_s: float,
+    times: tuple[float, ...],
+    held: str,
+    beside: dict[str, tuple[float, tuple[float, ...]]],
+) -> None:
+    every = {"a": (length_s, times), **beside}
+    with pytest.raises(AnnotationError) as caught:
+        found({v: one[0] for v, one in every.items()}, {v: one[1] for v, one in every.items()})
+    message = str(caught.value)
+    assert message.count("\n") == 1  # the others are clear
+    assert f"a is {length_s:.2f} s long; of its {len(times)} key frames from " in message
+    assert f"it holds {held}" in message
+    # As soon as a person says it, all goes on.
+    stated = Stated(by_video={"a": 895.0})
+    assert found({"a": length_s}, {"a": times}, stated) == {"a": 895.0}
+
+
+def test_a_film_holds_its_key_frames_and_reaches_beyond_the_last_of_ava() -> None:
+    assert found({"v": 1797.5}, {"v": [902.0]}) == {"v": 0.0}  # half a second is forgiven
+    with pytest.raises(AnnotationError):
+        found({"v": 1797.4}, {"v": [902.0]})
+    with pytest.raises(AnnotationError, match="it holds 1 counted from 0, 2 from 900"):
+        found({"v": 1900.0}, {"v": [902.0, 2700.0]})
+    assert found({"v": 3000.0}, {"v": [902.0, 2700.0]}) == {"v": 0.0}
+
+
+def test_ava_beside_other_data_is_still_cut() -> None:
     assert found({"v": 901.0, "k": 300.0}, {"k": [5.2, 290.1]}) == {"v": 900.0, "k": 0.0}
 
 
-def test_a_film_too_short_for_ava_is_not_told_from_a_long_cut_beside_cuts() -> None:
-    times = {"v": [902.0, 950.0]}
-    assert found({"v": 1000.0}, times) == {"v": 0.0}
-    with pytest.raises(AnnotationError) as caught:
-        found({"v": 1000.0, "w": 901.0}, times)
-    assert "v is 1000.00 s long; of its 2 key frames from 902 to 950 s it holds 2 counted " in str(
-        caught.value
-    )
-    assert "from 0, 2 from 900" in str(caught.value)
+def test_a_file_as_long_as_a_cut_that_fits_both_ways_is_refused_beside_own_data() -> None:
+    # All key frames in the last seconds of a recording of 15 minutes, or in the first of a cut.
+    times = {"v": [902.0], "w": [5.0]}
+    with pytest.raises(AnnotationError, match=r"v is 903\.00 s long; .* 1 counted from 0, 1 from"):
+        found({"v": 903.0, "w": 60.0}, times)
+    # The annotations alone tell of own data: the same, though not every file is looked at.
+    with pytest.raises(AnnotationError, match=r"v is 903\.00 s long"):
+        find_origins({v: np.array(t) for v, t in times.items()}, {"v": Footage(903.0)})
 
 
 @pytest.mark.parametrize(
@@ -115,6 +156,17 @@ def test_a_file_that_was_cut_off_goes_by_the_others_if_they_agree() -> None:
     for lengths in (alone, {**alone, "a": 901.0, "b": 7200.0}):
         with pytest.raises(AnnotationError, match=r"2 from 900; the file was cut off"):
             found(lengths)
+    # Own data say nothing of it, and neither does what was stated of others.
+    with pytest.raises(AnnotationError, match="the file was cut off"):
+        found({"v": torn, "own": 10.0}, {"own": [1.0, 8.0]})
+    with pytest.raises(AnnotationError, match="the file was cut off"):
+        found({"v": torn, "w": 60.0}, stated=Stated(by_video={"w": 890.0}))
+    with pytest.raises(AnnotationError, match=r"cut off, so that .*only some .*:\n  v"):
+        require_alone(find_origins(dict.fromkeys("va", np.array(AVA)), {"v": torn, "a": CUT}))
+    require_alone(find_origins({"a": np.array(AVA)}, {"a": CUT}))
+    # Longer than any cut, it is of none.
+    with pytest.raises(AnnotationError, match=r"2 from 900; the file was cut off"):
+        found({"v": Footage(1500.0, cut_off=True), "a": 901.0}, {"v": [902.0, 1400.0]})
     # A film that broke off where a cut would end.
     assert found({"v": Footage(903.0, cut_off=True), "a": 7200.0})["v"] == 0.0
 
@@ -141,9 +193,16 @@ def test_what_is_found_is_told_by_number_of_videos() -> None:
     assert told(summary(origins)) == (
         "time origin 900 s in 2 videos (15-minute cuts), 0 s in 1 (whole films)"
     )
-    assert (
-        told(summary({"b": Origin()})) == "time origin 0 s in 1 video (the key frames' times fit)"
-    )
+    assert told(summary({"b": Origin()})) == "time origin 0 s in 1 video (key frames before 900 s)"
+
+
+def test_only_of_own_data_there_is_nothing_to_tell() -> None:
+    at = {"own": np.array([1.0, 8.0]), "film": np.array(AVA)}
+    own, film = {"own": Footage(10.0)}, {"film": Footage(7200.0)}
+    assert not is_worth_telling(summary(find_origins(at, own)))
+    assert is_worth_telling(summary(find_origins(at, film)))
+    assert is_worth_telling(summary(find_origins(at, own | film)))
+    assert is_worth_telling(summary(find_origins(at, film, Stated(0.0))))
 
 
 # --- set by hand

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from typer.testing import Result
 
 from vidssl.features import Bank
 from vidssl.train.folder import read_events
+from vidssl.video.index import write_index
+from vidssl.video.probe import VideoFacts
 from vidssl.video.write import write_video
 
 Cli = Callable[..., Result]
@@ -148,7 +151,8 @@ def test_a_score_is_the_same_from_film_and_cut(cli: Cli, ava: Path, trained: Pat
     assert "movie,1798," in predictions[0]
     shown = cli(*evaluate(ava, trained), "--videos", ava / "cut").stdout
     assert "time origin 900 s in 1 video (15-minute cuts)" in shown
-    assert "time origin" not in cli(*evaluate(ava, trained), "--videos", ava / "film").stdout
+    shown = cli(*evaluate(ava, trained), "--videos", ava / "film").stdout
+    assert "time origin 0 s in 1 video (whole films)" in shown
 
 
 def test_a_cut_from_elsewhere_is_refused_until_its_origin_is_stated(
@@ -180,6 +184,49 @@ def test_a_cut_from_elsewhere_is_refused_until_its_origin_is_stated(
     cli(*extract(ava, tiny, trained), "--videos", ava / "film", "--out", tmp_path / "film")
     assert np.array_equal(banks[0], np.load(tmp_path / "film" / "shard-00000.npy"))
     assert np.array_equal(banks[0], banks[1])
+
+
+def test_the_first_seconds_of_a_cut_from_elsewhere_are_refused_though_they_fit_from_0(
+    refused: Refused, ava: Path, tiny: dict[str, Path], tmp_path: Path
+) -> None:
+    # Seconds 890 to 1809 of the film, key frames 902 to 910: an origin of 0 would train on the
+    # pictures of seconds 1792 to 1800, and own data beside it make that no better.
+    box = "0.1,0.1,0.6,0.9,1,7"
+    (tmp_path / "early.csv").write_text(f"movie,0902,{box}\nmovie,0910,{box}\nmine,0001,{box}\n")
+    (tmp_path / "late").mkdir()
+    write_video(tmp_path / "late" / "movie.mp4", pictures(890, 1810), 1, crf=0)
+    write_video(tmp_path / "late" / "mine.mp4", pictures(0, 10), 1, crf=0)
+    given = ("--annotations", "early.csv", "--labels", ava / "action_list.pbtxt")
+    train = ("finetune", tiny["detection"], "--encoder", "random", "--videos", "late", *given)
+    draw = ("sample", "late", "--recipe", tiny["detection"], *given, "--out", "sheet.png")
+    for command in ((*train, "--out", "run"), (*train, "--out", "run", "--dry-run"), draw):
+        told = refused(*command)
+        assert "movie is 920.00 s long; of its 2 key frames from 902 to 910 s it holds" in told
+        assert "2 counted from 0, 2 from 900" in told
+        assert "mine" not in told
+
+
+def test_a_sheet_is_drawn_by_the_origin_of_training(
+    cli: Cli, refused: Refused, ava: Path, tiny: dict[str, Path], tmp_path: Path
+) -> None:
+    given = ("--annotations", ava / "train.csv", "--labels", ava / "action_list.pbtxt")
+    draw = ("--recipe", tiny["detection"], *given, "--out", "s.png")
+    for kind, origins in (("cut", CUT), ("film", FILM)):
+        result = cli("sample", ava / kind, *draw[:-1], tmp_path / f"{kind}.png", "--json", "-")
+        assert json.loads(result.stdout)["time_origins"] == origins
+    shown = cli("sample", ava / "film", *draw[:-1], tmp_path / "film.png").stdout
+    assert "time origin 0 s in 1 video (whole films)" in shown
+    # Training would take a file that was cut off for what all others are; few do not say that.
+    rows = [VideoFacts(f"/d/{n}.mp4", duration_s=901.0) for n in "ab"]
+    rows[1] = replace(rows[1], duration_s=700.0, cut_off=True)
+    write_index(tmp_path / "torn.parquet", rows)
+    text = "".join(f"{n},0902,0.1,0.1,0.6,0.9,1,7\n" for n in "ab")
+    (tmp_path / "two.csv").write_text(text)
+    told = refused(
+        *("sample", "torn.parquet", "--recipe", tiny["detection"], "--annotations", "two.csv"),
+        *("--out", "s.png"),
+    )
+    assert "cut off, so that their key frames count as those of all other videos" in told
 
 
 def test_extracted_frames_are_trained_on_as_they_lie(

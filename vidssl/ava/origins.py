@@ -5,15 +5,17 @@ its cut of 15 minutes, origin 900, which ends at 901 (27,030 frames at 30 a seco
 in the copies that are passed on; or a cut of somebody's own. A wrong origin trains on the wrong
 pictures without a word, so it is found from the length of each file or asked for, never guessed:
 
-1. key frames before 900 s: origin 0, as nothing else could hold them;
+1. a key frame before 900 s: origin 0, as nothing else could hold it;
 2. all from 900 s on, in a file of 898 to 905 s: origin 900, AVA's cut;
-3. in a file that reaches beyond second 1798: origin 0, a film;
-4. in a shorter file that holds them all counted from 0: origin 0, unless another video is a cut;
-5. a file that was cut off: the origin of all others, if they agree;
-6. else there is no telling.
+3. all from 900 s on, in a file that holds them from 0 and reaches second 1798: origin 0, a film;
+4. a file that was cut off: the origin of those told by 2 and 3, if they agree and it is no longer
+   than they are to be;
+5. else there is no telling.
 
-Where other annotated videos have key frames before 900 s or after 1802 s, the data are not AVA's
-alone: then times that fit a file count from its beginning, and so do those that fit neither way.
+Each video is judged by itself. That it holds its key frames counted from 0 is no proof of a film: a
+cut of somebody's own that is a little longer than AVA's holds the first of them either way. A file
+of rule 2 that does so has all of its key frames in its last seconds, or is a cut; it counts as one
+unless other videos have key frames before 900 s, so that the data are not AVA's alone.
 """
 
 import math
@@ -31,8 +33,7 @@ CUT_S = 900.0
 CUT_LENGTH_S = 898.0, 905.0  # the shortest that holds second 1798, to the longest in use
 CUT_FRAMES, CUT_FPS = 27_030, 30.0  # the published extraction of frames
 LAST_S = 1798.0
-CLOCK_S = CUT_S, 1802.0
-CUTS, FILMS, OWN = "15-minute cuts", "whole films", "the key frames' times fit"
+CUTS, FILMS, OWN = "15-minute cuts", "whole films", f"key frames before {CUT_S:g} s"
 STATED, OTHERS = "as stated", "cut off; as the others"
 WAYS = "0 for films, 900 for AVA's cuts, SECONDS, or a csv file of video and seconds"
 
@@ -97,24 +98,19 @@ def find_origins(
         AnnotationError: if there is no telling for some, with the numbers of each.
     """
     stated = stated or Stated()
-    least = min(float(times.min()) for times in times_s.values())
-    most = max(float(times.max()) for times in times_s.values())
-    is_ava = CLOCK_S[0] <= least and most <= CLOCK_S[1]
+    is_mixed = any(float(times.min()) < CUT_S for times in times_s.values())
     found: dict[str, Origin | None] = {}
-    likely: list[str] = []
     for video, one in footage.items():
         given = stated.by_video.get(video, stated.everywhere)
-        if given is not None:
-            found[video] = Origin(given, STATED)
-            continue
-        found[video], is_likely = _found(times_s[video], one, is_ava)
-        likely += [video] * is_likely
-    known = {origin.seconds for origin in found.values() if origin}
-    if CUT_S in known:
-        found |= dict.fromkeys(likely)
-    if len(known) == 1:
-        others = Origin(known.pop(), OTHERS)
-        found |= {v: others for v, o in found.items() if o is None and footage[v].cut_off}
+        found[video] = (
+            _found(times_s[video], one, is_mixed) if given is None else Origin(given, STATED)
+        )
+    ava = {o.seconds for o in found.values() if o and o.evidence not in (OWN, STATED)}
+    if len(ava) == 1:
+        others = Origin(ava.pop(), OTHERS)
+        longest = CUT_LENGTH_S[1] + SLACK_S if others.seconds else math.inf
+        torn = {video for video, one in footage.items() if one.cut_off and one.length_s <= longest}
+        found |= {v: others for v, o in found.items() if o is None and v in torn}
     unclear = [_numbers(v, times_s[v], footage[v]) for v, o in found.items() if o is None]
     if unclear:
         title = f"from where do the key frames' times count? Say it with --time-origin ({WAYS})"
@@ -133,6 +129,11 @@ def summary(origins: Mapping[str, Origin]) -> list[dict[str, object]]:
     ]
 
 
+def is_worth_telling(found: list[dict[str, object]]) -> bool:
+    """Whether a summary says more than that key frames before 900 s count from 0."""
+    return any(one["evidence"] != OWN for one in found)
+
+
 def told(found: list[dict[str, object]]) -> str:
     """Return a summary as a sentence: ``time origin 900 s in 57 videos (15-minute cuts), ...``."""
     parts: list[str] = []
@@ -142,21 +143,30 @@ def told(found: list[dict[str, object]]) -> str:
     return f"time origin {', '.join(parts)}"
 
 
-def _found(times_s: Seconds, footage: Footage, is_ava: bool) -> tuple[Origin | None, bool]:
-    """Return a video's origin, None if there is no telling, and whether others may refute it."""
+def require_alone(origins: Mapping[str, Origin]) -> None:
+    """Refuse origins taken from other videos; for where not all of these were looked at.
+
+    Raises:
+        AnnotationError: with the videos.
+    """
+    if torn := [video for video, origin in origins.items() if origin.evidence == OTHERS]:
+        title = (
+            "cut off, so that their key frames count as those of all other videos, of which only "
+            f"some were looked at; say from where with --time-origin ({WAYS})"
+        )
+        raise AnnotationError(listed(title, torn, limit=8))
+
+
+def _found(times_s: Seconds, footage: Footage, is_mixed: bool) -> Origin | None:
+    """Return a video's origin as far as it tells by itself; None if there is no telling."""
     first, last, end = float(times_s.min()), float(times_s.max()), footage.length_s + SLACK_S
+    if first < CUT_S:
+        return Origin()
     low, high = CUT_LENGTH_S
-    is_cut = low - SLACK_S <= footage.length_s <= high + SLACK_S and not footage.cut_off
     fits = last <= end
-    if first < CUT_S or (fits and not is_ava):
-        return Origin(), False
-    if is_cut and (is_ava or last - CUT_S <= end):
-        return Origin(CUT_S, CUTS + _frames(footage)), False
-    if not is_ava:
-        return Origin(), False
-    if fits and end >= LAST_S:
-        return Origin(0.0, FILMS), False
-    return (Origin(), True) if fits else (None, False)
+    if low - SLACK_S <= footage.length_s <= high + SLACK_S and not footage.cut_off:
+        return None if fits and is_mixed else Origin(CUT_S, CUTS + _frames(footage))
+    return Origin(0.0, FILMS) if fits and end >= LAST_S else None
 
 
 def _frames(footage: Footage) -> str:

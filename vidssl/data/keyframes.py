@@ -327,13 +327,13 @@ def _outside(
     Raises:
         AnnotationError: if that is most of them: then their times count from elsewhere.
     """
+    there = [m for m in moments if m.video in footage]
     outside = {
         id(m): why
-        for m in moments
-        if m.video in footage
-        and (why := _why_outside(m, footage[m.video].length_s, origins[m.video].seconds))
+        for m in there
+        if (why := _why_outside(m, footage[m.video].length_s, origins[m.video].seconds))
     }
-    if 2 * len(outside) > len(moments):
+    if 2 * len(outside) > len(there):
         title = "most key frames lie behind the end of their video (is the time origin another?)"
         raise AnnotationError(listed(title, list(outside.values()), limit=8))
     return outside
