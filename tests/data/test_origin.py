@@ -239,6 +239,36 @@ def test_a_file_of_origins_with_mistakes_is_refused(tmp_path: Path) -> None:
         parse_origin(str(path))
 
 
+def test_a_file_of_origins_may_name_what_is_annotated_or_given_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    index = indexed(tmp_path / "i.parquet", movie=920.0, other=901.0)
+    wanted = moments(("movie", 902.0), ("movie", 910.0), ("absent", 902.0))
+
+    def placed(*names: str, others: Sequence[str] = ()) -> float:
+        stated = Stated(by_video=dict.fromkeys(names, 895.0))
+        return place(wanted, index, {"torn": "empty"}, stated, others).origin_s("movie")
+
+    assert placed("movie") == 895.0
+    # Annotated and not there, there and not annotated, set aside, of the rest of the source.
+    assert placed("movie", "absent", "other", "torn") == 895.0
+    assert placed("movie", "late", others=["/videos/late.mp4"]) == 895.0
+    with pytest.raises(AnnotationError) as caught:
+        placed("movie", "absnt", "nothing_like_it")
+    assert str(caught.value) == (
+        "--time-origin: the csv file names videos that are neither annotated nor given:\n"
+        "  absnt; did you mean 'absent'?\n"
+        "  nothing_like_it"
+    )
+    with pytest.raises(AnnotationError) as caught:
+        placed("movie.mp4", "other")
+    assert str(caught.value) == (
+        "--time-origin: the csv file names no annotated video:\n"
+        "  movie.mp4; did you mean 'movie'?\n"
+        "  other"
+    )
+
+
 # --- where videos are found
 
 

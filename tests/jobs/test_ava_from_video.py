@@ -204,6 +204,16 @@ def test_the_first_seconds_of_a_cut_from_elsewhere_are_refused_though_they_fit_f
         assert "movie is 920.00 s long; of its 2 key frames from 902 to 910 s it holds" in told
         assert "2 counted from 0, 2 from 900" in told
         assert "mine" not in told
+    # A csv of origins that says nothing of any annotated video, or of one that nobody knows.
+    for rows, message in (
+        ("film,890\n", "the csv file names no annotated video:"),
+        ("mine,0\nmovy,890\n", "videos that are neither annotated nor given:"),
+    ):
+        (tmp_path / "origins.csv").write_text(rows)
+        for command in ((*train, "--out", "run"), (*train, "--out", "run", "--dry-run"), draw):
+            told = refused(*command, "--time-origin", "origins.csv")
+            assert message in told
+    assert "movy; did you mean 'movie'?" in told
 
 
 def test_a_sheet_is_drawn_by_the_origin_of_training(

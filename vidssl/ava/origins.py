@@ -19,13 +19,13 @@ unless other videos have key frames before 900 s, so that the data are not AVA's
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vidssl.ava.annotations import read_excluded
 from vidssl.ava.frames import Seconds
-from vidssl.errors import AnnotationError, listed
+from vidssl.errors import AnnotationError, listed, nearest
 
 SLACK_S = 0.5
 """A key frame may lie this far behind the end of its video, or before its beginning."""
@@ -35,6 +35,7 @@ CUT_FRAMES, CUT_FPS = 27_030, 30.0  # the published extraction of frames
 LAST_S = 1798.0
 CUTS, FILMS, OWN = "15-minute cuts", "whole films", f"key frames before {CUT_S:g} s"
 STATED, OTHERS = "as stated", "cut off; as the others"
+MOST_NAMED = 8  # of the mistakes in a csv: the nearest of many names takes its time
 WAYS = "0 for films, 900 for AVA's cuts, SECONDS, or a csv file of video and seconds"
 
 
@@ -87,6 +88,30 @@ def parse_origin(text: str) -> Stated:
     if not math.isfinite(seconds):
         raise AnnotationError(f"--time-origin: expected a number of seconds, found {text!r}")
     return Stated(seconds)
+
+
+def strangers(stated: Stated, annotated: Collection[str]) -> set[str]:
+    """Return the videos that a csv names and nobody annotated.
+
+    Raises:
+        AnnotationError: if those are all that it names.
+    """
+    strange = set(stated.by_video).difference(annotated)
+    if strange and len(strange) == len(stated.by_video):
+        raise refusal(strange, annotated, "--time-origin: the csv file names no annotated video")
+    return strange
+
+
+def refusal(
+    strange: Collection[str],
+    annotated: Collection[str],
+    title: str = "--time-origin: the csv file names videos that are neither annotated nor given",
+) -> AnnotationError:
+    """Return the error that names each of ``strange`` with the nearest annotated video."""
+    choices = set(annotated).difference(strange)
+    names = sorted(strange)
+    told = [f"{name}{nearest(name, choices)}" for name in names[:MOST_NAMED]]
+    return AnnotationError(listed(title, told + names[MOST_NAMED:], limit=MOST_NAMED))
 
 
 def find_origins(

@@ -3,7 +3,7 @@
 Array suffixes: T frames, H and W pixels, P people, K classes.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidssl.ava.annotations import KeyFrame, PersonBoxes
-from vidssl.ava.origins import CUT_FPS, SLACK_S, Footage, Origin, Stated, find_origins
+from vidssl.ava.origins import (
+    CUT_FPS,
+    SLACK_S,
+    Footage,
+    Origin,
+    Stated,
+    find_origins,
+    refusal,
+    strangers,
+)
 from vidssl.data.order import Order, rng_for
 from vidssl.data.samples import MAX_FAILURES, Failed, Samples
 from vidssl.errors import AnnotationError, listed
@@ -110,17 +119,24 @@ def place(
     index: ClipIndex,
     reasons: Mapping[str, str],
     stated: Stated | None = None,
+    others: Iterable[Location] = (),
 ) -> Placed:
     """Find each key frame's video: a file of the index whose name, less its suffix, is the id.
 
     ``reasons`` says for videos that the index set aside why; ``stated`` from where times count, if
-    that is not to be found out.
+    that is not to be found out. Where the index holds a part of the source, ``others`` are the rest
+    of it, which may have a stated origin as well.
 
     Raises:
         AnnotationError: if no key frame has a video, two files share an id, there is no telling
-            from where times count, or most key frames lie outside of their video.
+            from where times count, an origin is stated for a video that is not known, or most key
+            frames lie outside of their video.
     """
     times_s = _times(moments)
+    if strange := strangers(stated or Stated(), times_s.keys()) - reasons.keys():
+        strange -= _files(index, strange).keys()
+        if strange and (strange := strange.difference(map(video_id, others))):
+            raise refusal(strange, times_s.keys())
     found = _files(index, times_s.keys())
     twice = [f"{v}: {f[0].path} and {f[1].path}" for v, f in found.items() if len(f) > 1]
     if twice:

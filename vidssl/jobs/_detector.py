@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from vidssl.progress import Progress
 from vidssl.recipe import Detection, backbone_from, validate
 from vidssl.train.weights import load_into, load_weights, save_weights
 from vidssl.video.reader import decoder_version
-from vidssl.video.storage import video_id
+from vidssl.video.storage import Location, video_id
 
 RANDOM = "random"
 """In place of an encoder: start from fresh weights."""
@@ -147,11 +147,17 @@ def reading(plan: Detection) -> Reading:
 
 
 def place_moments(
-    moments: Sequence[Moment], videos: str, cache: Path, progress: Progress, time_origin: str
+    moments: Sequence[Moment],
+    videos: str,
+    cache: Path,
+    progress: Progress,
+    time_origin: str,
+    others: Iterable[Location] = (),
 ) -> Placed:
     """Return the key frames with their videos, indexed once at ``cache``.
 
     ``time_origin`` says from where their times count, as ``vidssl.ava.origins`` understands it.
+    ``others`` are more videos of the source that ``videos`` is a part of.
 
     Raises:
         SourceError, AnnotationError: if none can be used, or times count from who knows where.
@@ -161,7 +167,7 @@ def place_moments(
     index = open_index(videos, cache, progress)
     try:
         reasons = {video_id(path): why for path, why in set_aside(index).items()}
-        return place(moments, index, reasons, stated)
+        return place(moments, index, reasons, stated, others)
     except AnnotationError:
         if is_new:  # a refused command leaves nothing behind
             cache.unlink(missing_ok=True)

@@ -169,11 +169,12 @@ def forecast(plan: Detection, encoder: str, data: DetectionData) -> training.For
     bank = open_bank(plan, data.bank)
     detector = initial_detector(plan, encoder, labels, bank)
     with tempfile.TemporaryDirectory() as scratch:
-        few = few_videos(data.videos, {moment.video for moment in moments}, plan.optim.batch)
+        every = scan_videos(data.videos)
+        few = few_videos(every, {moment.video for moment in moments}, plan.optim.batch)
         listing = Path(scratch) / "few.txt"
         listing.write_text("".join(f"{path}\n" for path in few), encoding="utf-8")
         placed = shared.place_moments(
-            moments, str(listing), Path(scratch) / "index.parquet", silent, data.time_origin
+            moments, str(listing), Path(scratch) / "index.parquet", silent, data.time_origin, every
         )
         trainer = training.trainer(detector, plan, len(moments))
         dataset = KeyFrameDataset(placed, shared.reading(plan), plan.seed, bank)
@@ -182,9 +183,8 @@ def forecast(plan: Detection, encoder: str, data: DetectionData) -> training.For
         )
 
 
-def few_videos(videos: str, wanted: set[str], count: int) -> list[Location]:
+def few_videos(paths: Sequence[Location], wanted: set[str], count: int) -> Sequence[Location]:
     """Return up to ``count`` of the source's videos that are annotated, or of all if none is."""
-    paths = scan_videos(videos)
     return ([path for path in paths if video_id(path) in wanted] or paths)[:count]
 
 

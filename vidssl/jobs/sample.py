@@ -129,7 +129,8 @@ def run_detection(
     with tempfile.TemporaryDirectory() as folder:
         write_index(Path(folder) / "index.parquet", facts)
         index = ClipIndex(Path(folder) / "index.parquet")
-        placed = place(moments, index, {}, parse_origin(time_origin))
+        stated = parse_origin(time_origin)
+        placed = place(moments, index, {}, stated, scan(source) if stated.by_video else ())
     require_alone(placed.origins)  # with all videos at hand training might find another
     multiple = plan.backbone.build().spatial_stride
     blocks: list[SheetBlock] = []
