@@ -142,7 +142,7 @@ def test_a_split_and_a_label_map_may_be_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("between", [" ", ",", "\t"])
 def test_lists_of_path_and_label_are_understood(between: str, tmp_path: Path) -> None:
-    touch(tmp_path, f"air drumming/{A}_000059_000069.mp4", f"{B}.mp4", f"elsewhere/{C}.mp4")
+    touch(tmp_path, f"air drumming/{A}_000059_000069.mp4", f"{B}.mp4", f"jumping/{C}.webm")
     lines = [
         f"air drumming/{A}_000059_000069.mp4{between}3",
         f"{tmp_path}/{B}.mp4{between}0",
@@ -151,9 +151,55 @@ def test_lists_of_path_and_label_are_understood(between: str, tmp_path: Path) ->
     ]
     (tmp_path / "val.csv").write_text("\ufeff" + "\r\n".join(lines) + "\r\n", encoding="utf-8")
     listing = sources.read(f"kinetics:{tmp_path}")
-    assert names(listing) == [f"{A}_000059_000069.mp4", f"{B}.mp4", f"{C}.mp4"]
+    assert names(listing) == [f"{A}_000059_000069.mp4", f"{B}.mp4", f"{C}.webm"]
     assert labels(listing) == [[3], [0], [1], [2]]
     assert listing.ledger.missing == ("gone",)
+
+
+@pytest.mark.parametrize(
+    ("lines", "files", "expected"),
+    [
+        # The file that is named, and not another of that name.
+        ("val/a/1.mov 0", "train/a/1.mp4 val/a/1.mov", {"val/a/1": "val/a/1.mov"}),
+        ("val/a/1.mov 0\nval/a/2.mov 0", "train/a/1.mp4 val/a/2.mp4", {"val/a/2": "val/a/2.mp4"}),
+        ("a/1.mp4 0\nb/1.mp4 1", "b/1.mp4", {"b/1": "b/1.mp4"}),
+        ("a/1.mp4 0\na/1.mov 1", "a/1.mp4", {"a/1.mp4": "a/1.mp4"}),
+        # Another suffix; a list that begins above the folder, or below.
+        ("a/1.mp4 0\nb/1.mp4 1", "a/1.mov b/1.mov", {"a/1": "a/1.mov", "b/1": "b/1.mov"}),
+        ("/far/val/a/1.mp4 0\n/far/val/b/1.mp4 1", "a/1.mp4", {"/far/val/a/1": "a/1.mp4"}),
+        ("a/1.mp4 0\nb/1.mp4 1", "x/a/1.mp4 x/b/1.mp4", {"a/1": "x/a/1.mp4", "b/1": "x/b/1.mp4"}),
+        ("x/a/1.mp4 0\ny/a/1.mp4 1\na/2.mp4 0", "a/1.mp4 a/2.mp4", {"a/2": "a/2.mp4"}),
+        # Names alone, where all are without folders.
+        ("a/1.mp4 0\nb/2.mp4 1", "1.webm 2.mp4", {"a/1": "1.webm", "b/2": "2.mp4"}),
+        ("1.mp4 0\n2.mp4 1", "a/1.mp4 b/2.mp4", {"1": "a/1.mp4", "2": "b/2.mp4"}),
+    ],
+)
+def test_a_listed_path_takes_no_other_file(
+    lines: str, files: str, expected: dict[str, str], tmp_path: Path
+) -> None:
+    data = touch(tmp_path / "data", *files.split())
+    (data / "list.txt").write_text(lines)
+    listing = sources.read(f"kinetics:{data},list=list.txt,outside=allow")
+    rows = listing.entries.to_pylist()
+    found = {row["id"]: row["video"] for row in rows if row["video"] is not None}
+    assert {key: listing.videos[n] for key, n in found.items()} == {
+        key: str(data / name) for key, name in expected.items()
+    }
+    assert len(listing.ledger.missing) == len(rows) - len(expected)
+
+
+def test_clips_that_share_a_name_are_not_found_by_it(tmp_path: Path) -> None:
+    (tmp_path / "clap_test_split1.txt").write_text("a.avi 1\n")
+    (tmp_path / "sword_test_split1.txt").write_text("a.avi 1\n")
+    (tmp_path / "trainlist01.txt").write_text("clap/a.avi 1\nsword/a.avi 2\n")
+    (tmp_path / "testlist01.txt").write_text("clap/b.avi\n")
+    touch(tmp_path, "a.avi", "b.avi")
+    for source in ("hmdb51", "ucf101"):
+        with pytest.raises(SourceError, match=r"none of its . videos is in"):
+            sources.read(f"{source}:{tmp_path}")
+    touch(tmp_path, "sword/a.mp4", "other/b.mp4")
+    assert sources.read(f"hmdb51:{tmp_path}").videos == [str(tmp_path / "sword" / "a.mp4")]
+    assert sources.read(f"ucf101:{tmp_path}").videos == [str(tmp_path / "sword" / "a.mp4")]
 
 
 def test_paths_out_of_the_folder_are_refused_unless_allowed(tmp_path: Path) -> None:
@@ -277,7 +323,7 @@ def test_ucf101_split_1_has_the_published_counts(shared_data: Path, tmp_path: Pa
 
 
 def test_a_ucf101_folder_with_its_lists_needs_no_options(tmp_path: Path) -> None:
-    touch(tmp_path, "Biking/v_Biking_g01_c01.avi", "v_Archery_g01_c01.mp4")
+    touch(tmp_path, "Biking/v_Biking_g01_c01.avi", "Archery/v_Archery_g01_c01.mp4")
     lists = tmp_path / "ucfTrainTestlist"
     lists.mkdir()
     (lists / "trainlist01.txt").write_bytes(b"Biking/v_Biking_g01_c01.avi 2\r\n")

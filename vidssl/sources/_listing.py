@@ -4,6 +4,7 @@ The rows are Arrow columns, not objects: a million of them cost some 50 MB.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,7 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vidssl.errors import SourceError, listed
-from vidssl.video.storage import Location, shown, video_id
+from vidssl.sources._tables import resolved
+from vidssl.video.storage import Location, is_address, shown, video_id
 
 ENTRIES = pa.schema(
     [
@@ -149,7 +151,7 @@ def matched(
     files: "Files",
     *,
     ids: Iterable[str] | None = None,
-    names_of: Callable[[str], Sequence[str]] = lambda name: (name,),
+    find: Callable[[str], Sequence[int]] | None = None,
     once: bool = False,
     also: Iterable[str] = (),
     classes: Mapping[int, str] | None = None,
@@ -157,13 +159,14 @@ def matched(
     """Return the listing of a published list, having looked for its videos among ``files``.
 
     ``title`` names the list in messages. ``ids`` are the videos that it names, by default those of
-    its rows; ``names_of`` gives the file names to look for, best first. ``once`` says that a row is
-    a video, so that an id in two rows is a duplicate. ``also`` are ids that the list names but that
-    are not wanted: their files are not extra.
+    its rows; ``find`` gives the files of an id, best first, by default those of that name. ``once``
+    says that a row is a video, so that an id in two rows is a duplicate. ``also`` are ids that
+    the list names but that are not wanted: their files are not extra.
 
     Raises:
         SourceError: if the list is empty, or none of its videos is there.
     """
+    find = find or (lambda name: files.find([name]))
     twice: dict[str, None] = {}
     wanted: dict[str, None] = {}
     for name in columns.ids if ids is None else ids:
@@ -174,7 +177,7 @@ def matched(
         raise SourceError(f"{title}: the list names no video")
     at: dict[str, int] = {}  # which of the files an id has
     for name in wanted:
-        found = files.find(names_of(name))
+        found = find(name)
         if found:
             at[name] = found[0]
             if len(found) > 1:
@@ -187,7 +190,7 @@ def matched(
     chosen = {file: number for number, file in enumerate(dict.fromkeys(at.values()))}
     known = set(chosen)
     for name in (*wanted, *also):
-        known.update(files.find(names_of(name)))
+        known.update(find(name))
     ledger = Ledger(
         expected=len(wanted),
         present=len(at),
@@ -227,6 +230,67 @@ class Files:
             if found:
                 return found
         return []
+
+    def located(self, names: Mapping[str, str]) -> dict[str, list[int]]:
+        """Return which of ``paths`` have the paths in a list, given by id; none where it is absent.
+
+        That is the very file, seen from the root. Else it is one with another suffix whose folders
+        agree with those of the list: all of the one, or all from the root on of the other, as a
+        list may begin above the root or below. A file that several of the list could mean is none
+        of theirs. Only where no folder agrees are files found by their names alone, and only if
+        these differ.
+        """
+        number_of = {path: number for number, path in enumerate(self.paths)}
+        exact = {
+            key: number_of[place]
+            for key, name in names.items()
+            if (place := resolved(self.root or ".", name)) in number_of
+        }
+        taken = set(exact.values())
+        found = {key: [number] for key, number in exact.items()}
+        best: dict[int, list[tuple[int, str]]] = {}
+        for key, name in names.items():
+            if key not in exact:
+                for agreeing, number in self._agreeing(name):
+                    if number not in taken:
+                        best.setdefault(number, []).append((agreeing, key))
+        for number, keys in best.items():
+            most = max(keys)[0]
+            chosen = [key for agreeing, key in keys if agreeing == most]
+            if len(chosen) == 1:
+                found.setdefault(chosen[0], []).append(number)
+        in_folders = bool(best) or any("/" in names[key] for key in exact)
+        stems = {key: os.path.splitext(name.rpartition("/")[2])[0] for key, name in names.items()}
+        if not in_folders and len(set(stems.values())) == len(stems):
+            for key, stem in stems.items():
+                there = [n for n in self._by_stem.get(stem, []) if n not in taken]
+                if key not in found and there:
+                    found[key] = there
+        return found
+
+    def _agreeing(self, name: str) -> list[tuple[int, int]]:
+        """Return (folders that agree, number) of the files that agree most with a listed path."""
+        *folders, file = [part for part in name.split("/") if part not in {"", "."}]
+        best: list[tuple[int, int]] = []
+        for number in self._by_stem.get(os.path.splitext(file)[0], []):
+            path = self.paths[number]
+            whole = path.split("/")[:-1]
+            inside = path.removeprefix(self._top).count("/") if path.startswith(self._top) else None
+            count = 0
+            for one, other in zip(reversed(whole), reversed(folders), strict=False):
+                if one != other:
+                    break
+                count += 1
+            if count and (count == len(folders) or (inside is not None and count >= inside)):
+                best.append((count, number))
+        most = max(best, default=(0, 0))[0]
+        return [one for one in best if one[0] == most]
+
+    @cached_property
+    def _top(self) -> str:
+        """The root as the paths begin with it."""
+        root = self.root if is_address(self.root) else os.path.abspath(self.root or ".")
+        return root.rstrip("/") + "/"
 
     def stems(self) -> Iterable[str]:
         """Return the names that files have."""

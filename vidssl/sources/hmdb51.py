@@ -2,7 +2,8 @@
 
 1 is train, 2 is test, 0 is in neither. The lists lie in the folder, in
 ``testTrainMulti_7030_splits`` below or beside it, or where ``lists`` says. Videos are found by name
-with any suffix, first in the folder of their class. Classes are numbered as sorted.
+with any suffix in the folder of their class, or all without such folders. Classes are
+numbered as sorted.
 
     hmdb51:PATH[,split=1|2|3][,part=all|train|test][,lists=FOLDER]
 """
@@ -60,14 +61,13 @@ def read(place: Place) -> Listing:
         problems.refuse()
     labels, classes = class_ids(names)
     files = find(place.root or ".")
-    # Clips of two classes may share a name: it alone will do only where there are no class folders.
-    in_folders = any(files.find([name]) for name in also)
+    where = files.located({name: f"{name}.avi" for name in also})
     return matched(
         "hmdb51",
         f"{shown(place.path)} (split {split}, {part})",
         Columns(ids, labels, more={"split": parts}),
         files,
-        names_of=lambda name: (name if in_folders else name.rpartition("/")[2],),
+        find=lambda name: where.get(name, ()),
         once=True,
         also=also,
         classes=classes,

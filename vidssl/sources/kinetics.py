@@ -14,6 +14,7 @@ the entries have none, but for ``cut=no``.
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -100,7 +101,7 @@ def _official(place: Place, path: Location, files: Files, names: Sequence[str]) 
         shown(path),
         columns,
         files,
-        names_of=lambda name: (name, name[:-14]),
+        find=lambda name: files.find((name, name[:-14])),
         once=True,
         also=ids,
         classes=classes,
@@ -172,9 +173,9 @@ def _numbered(
 
 
 def _paths(place: Place, path: Location, files: Files, names: Sequence[str]) -> Listing:
-    """Read ``PATH LABEL`` lists; the path's last two parts or its name alone find the video."""
+    """Read ``PATH LABEL`` lists."""
     place.check_split(path)
-    ids, labels = [], []
+    listed, labels = [], []
     problems = Problems(path)
     for line, text in lines_of(path):
         name, label = _parted(text)
@@ -182,21 +183,30 @@ def _paths(place: Place, path: Location, files: Files, names: Sequence[str]) -> 
             problems.add(line, f"{shown(name)}: {why}; {UNSAFE}")
         elif not os.path.splitext(name)[1]:
             problems.add(line, f"expected PATH LABEL, found {shown(text)[:60]!r}")
-        ids.append(os.path.splitext(name)[0])
+        listed.append(name)
         labels.append(label)
     problems.refuse()
     if place.outside:
         files = _with_outside(files, path)
-    columns = Columns(ids, np.array(labels, np.int64))
+    id_of = _ids(listed)
+    found = files.located({one: name for name, one in id_of.items()})
+    columns = Columns([id_of[name] for name in listed], np.array(labels, np.int64))
     return matched(
         "kinetics",
         shown(path),
         columns,
         files,
-        names_of=lambda name: ("/".join(name.split("/")[-2:]), name.rpartition("/")[2]),
+        find=lambda name: found.get(name, ()),
         once=True,
         classes=dict(enumerate(names)),
     )
+
+
+def _ids(listed: Sequence[str]) -> dict[str, str]:
+    """Return the id of each path: itself without its suffix, unless others differ by that alone."""
+    stems = {name: os.path.splitext(name)[0] for name in listed}
+    counts = Counter(stems.values())
+    return {name: stem if counts[stem] == 1 else name for name, stem in stems.items()}
 
 
 def _parted(text: str) -> tuple[str, int]:

@@ -60,15 +60,17 @@ def read(place: Place) -> Listing:
         if one in wanted:
             ids.extend(names)
             parts.extend([one] * len(names))
-    for found in problems:
-        found.refuse()
+    for told in problems:
+        told.refuse()
     labels, classes = _labels(place, folders, ids)
+    files = find(place.root or ".")
+    found = files.located({name: f"{name}.avi" for name in also})
     return matched(
         "ucf101",
         shown(str(paths[wanted[0]])),
         Columns(ids, labels, more={"split": parts}),
-        find(place.root or "."),
-        names_of=lambda name: (name, name.rpartition("/")[2]),
+        files,
+        find=lambda name: found.get(name, ()),
         once=True,
         also=also,
         classes=classes,
