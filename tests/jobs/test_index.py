@@ -108,6 +108,24 @@ def test_a_second_look_is_only_at_what_changed(
     assert "3 of 3 videos usable" in cli("index", videos, "--out", out).stdout
 
 
+def test_the_account_follows_the_list_where_the_videos_stay(
+    cli: Cli, playground: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "v").mkdir()
+    shutil.copy(playground / "videos" / "train_000.mp4", tmp_path / "v" / "one.mp4")
+    listing, out = tmp_path / "list.txt", tmp_path / "i.parquet"
+    for lines, expected in (("one.mp4 0", 1), ("one.mp4 0\ntwo.mp4 1", 2), ("one.mp4 0", 1)):
+        listing.write_text(lines)
+        result = cli("index", f"kinetics:{tmp_path / 'v'},list={listing}", "--out", out)
+        account = account_of(out)
+        assert account is not None
+        assert (account["expected"], account["missing"]["count"]) == (expected, expected - 1)
+    assert "indexing" not in result.stderr  # the row was there
+    before = out.stat().st_mtime_ns
+    cli("index", f"kinetics:{tmp_path / 'v'},list={listing}", "--out", out)
+    assert out.stat().st_mtime_ns == before
+
+
 def test_of_several_rows_for_a_path_the_last_counts() -> None:
     known = pa.chunked_array([["a", "b", "a"], ["c", "b"]])
     wanted = pa.array(["b", "x", "a", "c", "b"], pa.large_string())

@@ -257,7 +257,18 @@ def _is_up_to_date(out: Path, videos: _Videos, cut_files: CutFiles, retry: bool)
     if not np.array_equal(numbers, np.arange(len(rows))) or len(videos.unnameable):
         return False
     part = rows.columns(["status", "cut_off"])
-    return bool(part["status"].equals(_labelled(part, cut_files)["status"]))
+    if not part["status"].equals(_labelled(part, cut_files)["status"]):
+        return False
+    return _account(videos, part["status"]) == account_of(out)
+
+
+def _account(videos: _Videos, status: pa.ChunkedArray) -> dict[str, object]:
+    """Return what an index tells of its source, given the status of each video."""
+    aside = pc.invert(pc.is_in(status, value_set=pa.array(["ok", "missing"])))
+    undecodable = videos.paths.filter(aside.combine_chunks()).to_pylist()
+    ledger = videos.ledger.indexed(undecodable)
+    told = {"source": shown(videos.source), "told": ledger.sentence()}
+    return told | ledger.as_json()
 
 
 def _still_true(videos: _Videos, rows: Rows, retry: bool) -> NDArray[np.int64]:
@@ -384,11 +395,7 @@ class _Maker:
             told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
             raise SourceError(listed(title, [told, *errors], limit=9))
         parts = (_labelled(part, cut_files) for part in rows.take(self.numbers))
-        aside = pc.invert(pc.is_in(status, value_set=pa.array(["ok", "missing"])))
-        undecodable = self.videos.paths.filter(aside.combine_chunks()).to_pylist()
-        ledger = self.videos.ledger.indexed(undecodable)
-        source = {"source": shown(self.videos.source), "told": ledger.sentence()}
-        write_tables(self.out, parts, source | ledger.as_json())
+        write_tables(self.out, parts, _account(self.videos, status))
 
 
 def _labelled(part: pa.Table, cut_files: CutFiles) -> pa.Table:
