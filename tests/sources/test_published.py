@@ -283,6 +283,28 @@ def test_the_ledger_is_a_dict_for_json(tmp_path: Path) -> None:
     )
 
 
+def test_what_an_index_found_absent_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "val.csv").write_text(THREE)
+    touch(tmp_path, f"{A}.mp4", f"{B}.mp4")
+    (tmp_path / "list.csv").write_text(f"path\n{A}.mp4\ngone.mp4\n{B}.mp4\n")
+    absent = [f"{tmp_path}/{B}.mp4", f"{tmp_path}/gone.mp4"]
+    for source, names, left in (
+        (f"kinetics:{tmp_path}", (f"{C}_000417_000427", f"{B}_000040_000050"), (3, 1)),
+        (f"{tmp_path}/list.csv", ("gone.mp4", f"{B}.mp4"), (3, 1)),
+        (str(tmp_path), (f"{tmp_path}/{B}.mp4",), (2, 1)),
+    ):
+        before = sources.read(source).ledger
+        ledger = before.indexed(
+            [], [one for one in absent if "gone" not in one or "list" in source]
+        )
+        assert (ledger.expected, ledger.present) == left
+        assert ledger.missing == names
+        assert before.indexed([]) == before.indexed([], [])
+        (tmp_path / f"{B}.mp4").unlink()
+        assert ledger.fingerprint == sources.read(source).ledger.fingerprint
+        touch(tmp_path, f"{B}.mp4")
+
+
 def test_the_fingerprint_is_of_what_is_present(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     touch(one, f"{A}.mp4", f"x/{B}.mp4")

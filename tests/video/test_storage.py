@@ -31,6 +31,7 @@ from vidssl import sources
 from vidssl.errors import SourceError, VideoError
 from vidssl.video import storage
 from vidssl.video.decoders.pyav import Reader
+from vidssl.video.index import account_of
 from vidssl.video.probe import probe
 from vidssl.video.storage import (
     Location,
@@ -349,6 +350,19 @@ def test_no_secret_of_an_address_is_written_but_in_the_tables_that_need_it(
         assert result.exit_code == 2
         assert "none of the 1 videos can be" in result.stderr
         assert "s3cret" not in result.output
+
+
+def test_a_video_that_a_store_lacks_is_missing_in_the_account(
+    cli: Callable[..., Result], web: Web, tmp_path: Path
+) -> None:
+    frames = np.zeros((5, 48, 64, 3), np.uint8)
+    write_video(web.root / "a.mp4", iter(frames), 10)
+    (web.root / "list.txt").write_text("a.mp4\ngone.mp4")
+    assert cli("index", web.url("list.txt"), "--out", tmp_path / "i.parquet").exit_code == 0
+    account = account_of(tmp_path / "i.parquet")
+    assert account is not None
+    assert account["missing"] == {"count": 1, "names": ["gone.mp4"]}
+    assert account["told"] == "1 of 2 videos are present (50.0%), 1 missing"
 
 
 # --- files

@@ -266,7 +266,8 @@ def _account(videos: _Videos, status: pa.ChunkedArray) -> dict[str, object]:
     """Return what an index tells of its source, given the status of each video."""
     aside = pc.invert(pc.is_in(status, value_set=pa.array(["ok", "missing"])))
     undecodable = videos.paths.filter(aside.combine_chunks()).to_pylist()
-    ledger = videos.ledger.indexed(undecodable)
+    absent = videos.paths.filter(pc.equal(status, "missing").combine_chunks()).to_pylist()
+    ledger = videos.ledger.indexed(undecodable, absent)
     told = {"source": shown(videos.source), "told": ledger.sentence()}
     return told | ledger.as_json()
 

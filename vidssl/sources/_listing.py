@@ -53,10 +53,28 @@ class Ledger:
     fingerprint: str = ""
     """Of the ids of a list that are present, whatever their order: two copies with one print hold
     the same videos, though perhaps in other encodings. Empty where there is no list."""
+    found: Sequence[tuple[str, str, Location]] = field(default=(), repr=False, compare=False)
+    """Of what is present: its name in the list, its id and location. Empty without a list."""
 
-    def indexed(self, undecodable: Iterable[Location]) -> "Ledger":
-        """Return the ledger with the videos that an index set aside."""
-        return replace(self, undecodable=tuple(undecodable))
+    def indexed(self, undecodable: Iterable[Location], absent: Iterable[Location] = ()) -> "Ledger":
+        """Return the ledger with the videos that an index set aside, or found absent after all."""
+        gone = set(absent)
+        names: tuple[str, ...]
+        if self.found:
+            names = tuple(name for name, _, location in self.found if location in gone)
+        else:
+            names = tuple(sorted(gone - set(self.missing)))
+        if not names:
+            return replace(self, undecodable=tuple(undecodable))
+        found = [one for one in self.found if one[2] not in gone]
+        return replace(
+            self,
+            present=self.present - len(names),
+            missing=(*self.missing, *names),
+            undecodable=tuple(undecodable),
+            found=found,
+            fingerprint=fingerprint(one for _, one, _ in found) if self.found else self.fingerprint,
+        )
 
     def sentence(self) -> str:
         """Return the account in one sentence."""
@@ -199,6 +217,7 @@ def matched(
         duplicates=tuple(twice),
         unusable=tuple(files.unusable),
         fingerprint=fingerprint(at),
+        found=[(name, name, files.paths[number]) for name, number in at.items()],
     )
     table = columns.table({name: chosen[file] for name, file in at.items()})
     return Listing(source, [files.paths[n] for n in chosen], table, ledger, dict(classes or {}))

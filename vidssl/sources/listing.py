@@ -96,12 +96,14 @@ def _listing(
             twice[name] = None
         seen.add(place_of[name])
     missing = tuple(name for name in place_of if name in absent)
+    found = {place_of[name]: name for name in reversed(place_of) if name not in absent}
     ledger = Ledger(
         expected=len(position),
         present=len(position) - len({place_of[name] for name in missing}),
         missing=missing,
         duplicates=tuple(twice),
         fingerprint=fingerprint(id_of[n] for n in place_of if n not in absent),
+        found=[(name, id_of[name], place) for place, name in reversed(found.items())],
     )
     labels, classes = _labels(columns.more.get("label"), len(names))
     where = Columns([id_of[name] for name in names], labels, columns.start_s, columns.end_s)

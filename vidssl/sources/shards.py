@@ -99,6 +99,7 @@ def read(place: Place) -> Listing:
         duplicates=tuple(dict.fromkeys([*found.duplicates, *again])),
         unusable=tuple(found.troubles),
         fingerprint=fingerprint(found.ids),
+        found=list(zip(found.ids, found.ids, found.videos, strict=True)),
     )
     return Listing("shards", found.videos, table, ledger, classes)
 
