@@ -98,6 +98,23 @@ def test_a_quoted_name_in_a_csv_may_hold_anything(folder: Path) -> None:
     assert names == ["one, two.mp4", "line\nbreak.mp4", 'a "film".mp4']
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('path\nb.mp4\n"deep/er/c.avi\nb.mp4\n', ":3: not a csv file (a quote is opened and not"),
+        ('path\nb.mp4\n"deep"/er/c.avi\n', ":3: not a csv file ("),
+        ("path,label,path\nb.mp4,1,a.MKV\n", ":1: expected each column once, found path twice"),
+    ],
+)
+def test_a_csv_that_could_be_read_in_two_ways_is_refused(
+    content: str, message: str, folder: Path
+) -> None:
+    (folder / "list.csv").write_text(content)
+    with pytest.raises(SourceError) as caught:
+        scan(str(folder / "list.csv"))
+    assert f"list.csv{message}" in str(caught.value)
+
+
 def test_a_list_of_which_part_is_absent_is_kept_whole_for_the_index_to_tell(folder: Path) -> None:
     (folder / "list.txt").write_text("gone.mp4\nb.mp4\n")
     assert scan(str(folder / "list.txt")) == [folder / "gone.mp4", folder / "b.mp4"]

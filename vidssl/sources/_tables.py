@@ -68,11 +68,20 @@ def rows_of(path: Location) -> list[tuple[int, list[str]]]:
     """
     text = read_text(path)
     tabs = path.lower().endswith(".tsv")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",")
+    delimiter = "\t" if tabs else ","
+    # Not strict, a quote that is never closed would make one cell of all rows that follow.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows = []
+    begun = 1
     try:
-        return [(reader.line_num, row) for row in reader if any(row)]
+        for row in reader:
+            if any(row):
+                rows.append((reader.line_num, row))
+            begun = reader.line_num + 1
     except csv.Error as error:
-        raise SourceError(f"{shown(path)}:{reader.line_num}: not a csv file ({error})") from error
+        what = "a quote is opened and not closed" if "unexpected end" in str(error) else error
+        raise SourceError(f"{shown(path)}:{begun}: not a csv file ({what})") from error
+    return rows
 
 
 def read_table(path: Location, needed: Sequence[str], optional: Sequence[str] = ()) -> Table:
@@ -87,6 +96,11 @@ def read_table(path: Location, needed: Sequence[str], optional: Sequence[str] = 
         return Table(path, [], {name: [] for name in needed})
     header = [cell.strip().lower() for cell in rows[0][1]]
     lacking = [name for name in needed if name not in header]
+    twice = [name for name in (*needed, *optional) if header.count(name) > 1]
+    if twice:
+        raise SourceError(
+            f"{shown(path)}:{rows[0][0]}: expected each column once, found {', '.join(twice)} twice"
+        )
     if lacking:
         plural = "columns" if len(needed) > 1 else "a column"
         hint = nearest(lacking[0], header)
