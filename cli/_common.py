@@ -22,6 +22,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from typer.core import TyperGroup
 
 from vidssl.errors import Interrupted, VidsslError
 from vidssl.progress import REMARK
@@ -33,10 +34,25 @@ err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 WRONG_INPUT, TOO_MANY_FAILED, INTERRUPTED, STOPPED = 2, 3, 75, 130
 PLAIN_EVERY_S = 5.0
 OTHERS_WAIT_S = 3.0
+NO_TEMPORARY = "No usable temporary directory"
+"""What Python's ``tempfile`` says, wherever it is that one is needed first."""
+
+
+def _named(target: str | None) -> str | None:
+    """Return where JSON goes, refused before any work is done if that cannot be a file."""
+    if target is not None and not Path(target).name:
+        raise typer.BadParameter(f"expected the name of a file, or - for stdout, found {target!r}")
+    return target
+
 
 JsonTo = Annotated[
     str | None,
-    typer.Option("--json", metavar="FILE|-", help="Write the result as JSON; - is stdout."),
+    typer.Option(
+        "--json",
+        metavar="FILE|-",
+        callback=_named,
+        help="Write the result as JSON; - is stdout.",
+    ),
 ]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe value.")
@@ -79,6 +95,24 @@ def user_errors() -> Iterator[None]:
     except KeyboardInterrupt as error:
         err.print("stopped; the same command starts again")
         raise typer.Exit(STOPPED) from error
+
+
+class Program(TyperGroup):
+    """The commands, which a machine without a temporary folder cannot run.
+
+    Whatever needs one first, if only an import of torch, ends with the same message.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except FileNotFoundError as error:
+            if NO_TEMPORARY not in str(error):
+                raise
+            told = escape(printable(error.strerror or str(error)))
+            err.print(f"[bold red]error:[/] {told}; set TMPDIR to a folder that can be written")
+            raise typer.Exit(WRONG_INPUT) from error
 
 
 def printable(text: str) -> str:
@@ -149,6 +183,18 @@ def write_json(value: Any, target: str) -> None:
         sys.stdout.write(text)
     else:
         write_text(Path(target), text)
+
+
+def check_json(target: str | None, made: Path) -> None:
+    """Refuse to write JSON over what the command makes.
+
+    Raises:
+        OutputError: if both bear one name.
+    """
+    from vidssl.errors import OutputError
+
+    if target not in {None, "-"} and os.path.realpath(str(target)) == os.path.realpath(made):
+        raise OutputError(f"{made}: is named by --out and by --json; choose another name for one")
 
 
 def say(line: str) -> None:

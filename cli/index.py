@@ -57,6 +57,7 @@ def index(
     from vidssl.video.workers import Limits
 
     with _common.user_errors():
+        _common.check_json(json_to, out)
         with _common.progress() as progress:
             result = run(
                 source,

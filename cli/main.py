@@ -2,7 +2,7 @@
 
 import typer
 
-from . import bench
+from . import _common, bench
 from .demo import demo
 from .doctor import doctor
 from .eval_ava import eval_ava
@@ -19,6 +19,7 @@ from .transcode import transcode
 
 app = typer.Typer(
     name="vidssl",
+    cls=_common.Program,
     help="Video self-supervised pretraining, long-term feature banks and action detection.",
     no_args_is_help=True,
     rich_markup_mode="markdown",

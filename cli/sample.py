@@ -43,6 +43,7 @@ def sample(
     from vidssl.recipe import Detection, Pretrain, bundled, find, load
 
     with _common.user_errors():
+        _common.check_json(json_to, out)
         if annotations is None and labels is not None:
             raise RecipeError("--labels names the actions of --annotations; give both")
         if annotations is None and recipe in bundled(Detection).keys() - bundled(Pretrain).keys():

@@ -48,6 +48,7 @@ def transcode(
     from vidssl.video.transcode import Copying
 
     with _common.user_errors():
+        _common.check_json(json_to, out)
         copying = Copying(short_side_px, gop, crf, keep_audio)
         with _common.progress() as progress:
             if only_estimate:

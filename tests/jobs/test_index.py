@@ -1,7 +1,11 @@
 """``vidssl index`` from the user's side: what is looked at, set aside, kept and refused."""
 
+import errno
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -193,6 +197,86 @@ def test_an_unknown_kind_of_source_is_answered_with_the_nearest(
 ) -> None:
     told = refused("index", f"playgruond:{playground}", "--out", "i.parquet")
     assert "no source 'playgruond' in vidssl.sources; did you mean 'playground'?" in told
+
+
+@pytest.mark.parametrize("name", ["i.parquet", "i.quarantine.csv"])
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_what_is_no_file_is_not_written_over(
+    refused: Refused, playground: Path, tmp_path: Path, name: str, kind: str
+) -> None:
+    if kind == "pipe":
+        os.mkfifo(tmp_path / name)  # to open it would wait for ever
+    else:
+        (tmp_path / name).mkdir()
+    told = refused("index", playground / "videos", "--out", "i.parquet")
+    assert name in told
+    assert "is not a" in told or "is a directory" in told
+
+
+def test_a_quarantine_that_cannot_be_removed_is_told_of(
+    cli: Cli, playground_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (playground_copy / "videos" / "bad.mp4").write_bytes(b"no video")
+    arguments = ("index", playground_copy / "videos", "--out", tmp_path / "i.parquet")
+    cli(*arguments)
+    (playground_copy / "videos" / "bad.mp4").unlink()
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".csv":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        if path.exists():
+            os.unlink(path)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    result = cli(*arguments)
+    assert result.exit_code == 2
+    assert "i.quarantine.csv: cannot be written: Permission denied" in result.stderr
+
+
+def test_an_equal_quarantine_table_is_left_alone(
+    cli: Cli, playground_copy: Path, tmp_path: Path
+) -> None:
+    damage(playground_copy / "videos")
+    arguments = ("index", playground_copy / "videos", "--out", tmp_path / "i.parquet")
+    cli(*arguments)
+    table = tmp_path / "i.quarantine.csv"
+    before = table.stat()
+    cli(*arguments)
+    assert table.stat().st_ino == before.st_ino  # another file would have taken its name
+    (playground_copy / "videos" / "more.mp4").write_bytes(b"no video")
+    cli(*arguments)
+    assert len(table.read_text().splitlines()) == 1 + 4
+
+
+@pytest.mark.parametrize("target", ["", ".", "/"])
+def test_json_goes_to_a_file_with_a_name(refused: Refused, playground: Path, target: str) -> None:
+    told = refused("index", playground / "videos", "--out", "i.parquet", "--json", target)
+    assert "expected the name of a file" in told
+
+
+def test_json_is_not_written_over_the_index(refused: Refused, playground: Path) -> None:
+    told = refused("index", playground / "videos", "--json", "i.parquet", "--out", "./i.parquet")
+    assert "is named by --out and by --json" in told
+
+
+@pytest.mark.parametrize("command", ["index", "sample"])
+def test_a_machine_without_a_temporary_folder_is_told_of(
+    command: str, playground: Path, tiny: dict[str, Path], tmp_path: Path
+) -> None:
+    out = {"index": ["i.parquet"], "sample": ["s.png", "--recipe", str(tiny["pretrain"])]}[command]
+    lines = (
+        "import sys, tempfile",
+        "tempfile._candidate_tempdir_list = lambda: ['/no/where']",
+        "from importlib.metadata import entry_points",
+        "(entry,) = entry_points(group='console_scripts', name='vidssl')",
+        "entry.load()()",
+    )
+    words = [sys.executable, "-c", "\n".join(lines), command, playground / "videos", "--out", *out]
+    result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 2, result.stderr
+    told = "error: No usable temporary directory found in ['/no/where']; set TMPDIR to a folder"
+    assert told in result.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_list_is_refused_with_its_lines(refused: Refused, tmp_path: Path) -> None:

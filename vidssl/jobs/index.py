@@ -6,12 +6,12 @@ there is none: a part of the videos is not taken for all of them.
 """
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import chain, islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -135,7 +135,7 @@ def run(
         OutputError: if a file cannot be written, or is something else.
         Interrupted: on Ctrl-C or SIGTERM; the next run takes up the rows so far.
     """
-    if out.exists() and not is_index(out):
+    if out.exists() and not (out.is_file() and is_index(out)):
         raise SourceError(f"{out}: exists and is not an index; choose another name for --out")
     _check_quarantine(quarantine)
     videos = _Videos(source)
@@ -190,28 +190,37 @@ def write_quarantine(index: Path, target: Path) -> None:
     Raises:
         OutputError: if it cannot be written.
     """
-    aside = rows_of.set_aside(index)
-    first = next(aside, None)
-    if first is None:
-        target.unlink(missing_ok=True)
-        return
-    since = _quarantined(target)
+    try:
+        if next(rows_of.set_aside(index), None) is None:
+            target.unlink(missing_ok=True)
+            return
+        there = _quarantined(target)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
+    if all(old[:-1] == new for old, new in zip_longest(there, _lines(index), fillvalue=("",))):
+        return  # it may lie where nothing can be written
+    since = {row[:3]: row[-1] for row in there}
     now = datetime.now(UTC).isoformat(timespec="seconds")
     with replacing(target) as path, path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(QUARANTINE)
-        for row in chain([first], aside):
-            line = (shown(row.path), str(row.bytes), row.status, row.decoder, inert(row.error))
+        for line in _lines(index):
             writer.writerow([*line, since.get(line[:3], now)])
 
 
-def _quarantined(path: Path) -> dict[tuple[str, ...], str]:
-    """Return since when the videos of a quarantine table stand there, by path, bytes, status."""
+def _lines(index: Path) -> Iterator[tuple[str, ...]]:
+    """Give the lines of a quarantine table, without the time."""
+    for row in rows_of.set_aside(index):
+        yield (shown(row.path), str(row.bytes), row.status, row.decoder, inert(row.error))
+
+
+def _quarantined(path: Path) -> list[tuple[str, ...]]:
+    """Return the lines of a quarantine table."""
     if not path.exists():
-        return {}
+        return []
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
         rows = islice(csv.reader(file), 1, None)
-        return {tuple(row[:3]): row[-1] for row in rows if len(row) == len(QUARANTINE)}
+        return [tuple(row) for row in rows if len(row) == len(QUARANTINE)]
 
 
 def open_index(source: str, cache: Path, progress: Progress = silent) -> ClipIndex:
@@ -426,6 +435,12 @@ def _with_identity(row: VideoFacts, location: Location) -> VideoFacts:
 def _check_quarantine(path: Path | None) -> None:
     if path is None or not path.exists():
         return
-    with path.open("rb") as file:
-        if file.readline(1000).decode("utf-8", "replace").strip() != ",".join(QUARANTINE):
-            raise OutputError(f"{path}: exists and is not a quarantine table; move it away")
+    first = b""
+    if path.is_file():
+        try:
+            with path.open("rb") as file:
+                first = file.readline(1000)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be read: {error.strerror}") from error
+    if first.decode("utf-8", "replace").strip() != ",".join(QUARANTINE):
+        raise OutputError(f"{path}: exists and is not a quarantine table; move it away")
