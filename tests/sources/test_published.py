@@ -454,6 +454,14 @@ def test_epic_kitchens_times_are_hours_minutes_and_seconds(tmp_path: Path) -> No
         sources.read(f"epic:{tmp_path}")
     assert "csv:2: expected start_timestamp as HH:MM:SS.ss, found 'soon'" in str(caught.value)
     assert "csv:2: expected stop_timestamp" in str(caught.value)
+    path.write_text("video_id,start_timestamp,stop_timestamp\n,0:01,0:02\nP01_1,0:02,0:01\n")
+    with pytest.raises(SourceError) as caught:
+        sources.read(f"epic:{tmp_path}")
+    assert "csv:2: no video_id in this row" in str(caught.value)
+    assert "csv:3: stop_timestamp 1 s is before start_timestamp 2" in str(caught.value)
+    path.write_text("video_id,start_timestamp,stop_timestamp\nP01_1,00:61:00,00:99:75\n")
+    with pytest.raises(SourceError, match="csv:2: expected start_timestamp as HH:MM:SS"):
+        sources.read(f"epic:{tmp_path}")
 
 
 # --- AVA, AVA-Kinetics, Something-Something

@@ -99,6 +99,27 @@ def test_a_quoted_name_in_a_csv_may_hold_anything(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("header", "rows", "messages"),
+    [
+        ("path,start_s,end_s", ["b.mp4,2,1", "b.mp4,1,2"], [":2: end_s 1 is before start_s 2"]),
+        ("path,label", ["b.mp4,-3", "b.mp4,-1"], [":2: expected a label from 0, or -1 for none"]),
+        ("path,label", ["b.mp4,1", "b.mp4,2", "b.mp4,run"], [":4: expected a number as label"]),
+        ("path,label", ["b.mp4,run", "b.mp4,1", "b.mp4,sit"], [":3: expected a name as label"]),
+        ("path,label", ["b.mp4,1", "b.mp4,", "b.mp4"], [":3: no label", ":4: no label"]),
+    ],
+)
+def test_labels_and_times_that_make_no_sense_are_told_with_their_lines(
+    header: str, rows: list[str], messages: list[str], folder: Path
+) -> None:
+    (folder / "list.csv").write_text("\n".join([header, *rows]))
+    with pytest.raises(SourceError) as caught:
+        scan(str(folder / "list.csv"))
+    told = str(caught.value).splitlines()[1:]
+    assert len(told) == len(messages)
+    assert all(one in line for one, line in zip(messages, told, strict=True))
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ('path\nb.mp4\n"deep/er/c.avi\nb.mp4\n', ":3: not a csv file (a quote is opened and not"),

@@ -153,9 +153,12 @@ def seconds(text: str) -> float | None:
     """Return a time in seconds, written as such or as ``HH:MM:SS.ss``; None for any other text."""
     if re.fullmatch(r"(\d{1,9}:){0,2}(\d{1,9}(\.\d*)?|\.\d+)", text, re.ASCII) is None:
         return None
+    parts = [float(part) for part in text.split(":")]
+    if any(part >= 60 for part in parts[1:]):
+        return None
     total = 0.0
-    for part in text.split(":"):
-        total = 60 * total + float(part)
+    for part in parts:
+        total = 60 * total + part
     return total
 
 

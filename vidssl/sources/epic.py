@@ -43,6 +43,12 @@ def read(place: Place) -> Listing:
     )
     problems = Problems(path)
     times = {name: _times(table, name, problems) for name in ("start_timestamp", "stop_timestamp")}
+    for number, line in enumerate(table.lines):
+        start_s, stop_s = (times[name][number] for name in times)
+        if not table.cells["video_id"][number]:
+            problems.add(line, "no video_id in this row")
+        if start_s is not None and stop_s is not None and stop_s < start_s:
+            problems.add(line, f"stop_timestamp {stop_s:g} s is before start_timestamp {start_s:g}")
     numbers = {name: _numbers(table, f"{name}_class", problems) for name in ("verb", "noun")}
     problems.refuse()
     more: dict[str, Sequence[object]] = {name: list(found) for name, found in numbers.items()}
@@ -51,21 +57,21 @@ def read(place: Place) -> Listing:
     columns = Columns(
         table.cells["video_id"],
         np.array(numbers[label], np.int64),
-        times["start_timestamp"],
-        times["stop_timestamp"],
+        np.array(times["start_timestamp"], np.float64),
+        np.array(times["stop_timestamp"], np.float64),
         more,
     )
     files = find(place.root or ".")
     return matched("epic", shown(path), columns, files, classes=_classes(path, label))
 
 
-def _times(table: Table, name: str, problems: Problems) -> list[float]:
+def _times(table: Table, name: str, problems: Problems) -> list[float | None]:
     found = []
     for line, cell in zip(table.lines, table.cells[name], strict=True):
         value = seconds(cell)
         if value is None:
             problems.add(line, f"expected {name} as HH:MM:SS.ss, found {shown(cell)[:40]!r}")
-        found.append(value or 0.0)
+        found.append(value)
     return found
 
 

@@ -3,8 +3,8 @@ index.
 
 Relative names are taken from the folder of the list, or from ``root``; a name may be an address, or
 a member of a tar as ``vidssl.video.storage`` writes it. Further columns that are understood:
-``label``, else ``class`` (a number, or a name: the classes are then numbered as sorted),
-``start_s`` and ``end_s``.
+``label``, else ``class`` (a number, or a name: the classes are then numbered as sorted; -1
+is none), ``start_s`` and ``end_s``.
 
 A list that a person wrote may name absolute paths and addresses. Names that climb out of the list's
 folder with ``..`` are refused, and so is what lies outside of ``root`` where that is given, and a
@@ -162,11 +162,32 @@ def _csv(path: Location) -> tuple[list[int], list[str], Columns]:
     for line, name in zip(table.lines, table.cells["path"], strict=True):
         if not name:
             problems.add(line, "no path in this row")
-    problems.refuse()
+    for line, start_s, end_s in zip(
+        table.lines, times.get("start_s", ()), times.get("end_s", ()), strict=False
+    ):
+        if end_s < start_s:
+            problems.add(line, f"end_s {end_s:g} is before start_s {start_s:g}")
     label = next((table.cells[one] for one in LABELS if one in table.cells), None)
+    _check_labels(table.lines, label or (), problems)
+    problems.refuse()
     more = {} if label is None else {"label": label}
     columns = Columns([], None, times.get("start_s"), times.get("end_s"), more)
     return table.lines, table.cells["path"], columns
+
+
+def _check_labels(lines: Sequence[int], cells: Sequence[str], problems: Problems) -> None:
+    """Note labels that are missing, negative, or names among numbers; -1 is none."""
+    are_numbers = sum(whole(cell.removeprefix("-")) is not None for cell in cells)
+    names = sum(1 for cell in cells if cell) - are_numbers
+    for line, cell in zip(lines, cells, strict=False):
+        is_number = whole(cell.removeprefix("-")) is not None
+        if not cell:
+            problems.add(line, "no label in this row; write -1 for none")
+        elif is_number and cell.startswith("-") and cell != "-1":
+            problems.add(line, f"expected a label from 0, or -1 for none, found {cell}")
+        elif is_number != (are_numbers > names) and cell != "-1" and are_numbers and names:
+            kind = "a number" if are_numbers > names else "a name"
+            problems.add(line, f"expected {kind} as label, as in other rows, found {shown(cell)!r}")
 
 
 def _parquet(path: Location) -> tuple[list[int], list[str], Columns]:
