@@ -271,7 +271,15 @@ def test_a_machine_without_a_temporary_folder_is_told_of(
         "(entry,) = entry_points(group='console_scripts', name='vidssl')",
         "entry.load()()",
     )
-    words = [sys.executable, "-c", "\n".join(lines), command, playground / "videos", "--out", *out]
+    words: list[str | Path] = [
+        sys.executable,
+        "-c",
+        "\n".join(lines),
+        command,
+        playground / "videos",
+        "--out",
+        *out,
+    ]
     result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 2, result.stderr
     told = "error: No usable temporary directory found in ['/no/where']; set TMPDIR to a folder"

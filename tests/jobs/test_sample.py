@@ -158,8 +158,12 @@ def test_the_rows_of_an_index_are_believed(videos: Path, tmp_path: Path) -> None
 
 
 def test_a_source_without_a_usable_video_is_refused(videos: Path, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="none of the 1 videos can be decoded"):
-        run(str(videos / "broken.mp4"), plan(), tmp_path / "s.png")
+    broken = str(videos / "broken.mp4")
+    told = (
+        f"^{broken}: none of the 1 videos looked at can be decoded:\n  {broken}: cannot be opened"
+    )
+    with pytest.raises(SourceError, match=told):
+        run(broken, plan(), tmp_path / "s.png")
     assert not list(tmp_path.iterdir())
 
 

@@ -30,7 +30,7 @@ from vidssl.data.keyframes import (
     read_keyframes,
 )
 from vidssl.data.order import rng_for
-from vidssl.errors import AnnotationError, OutputError, VideoError
+from vidssl.errors import AnnotationError, OutputError, SourceError, VideoError, listed
 from vidssl.files import replacing
 from vidssl.jobs import _detector
 from vidssl.progress import Progress, silent
@@ -82,6 +82,7 @@ def run(
     """
     _check(out, count)
     facts = _facts(source, count, progress)
+    _require_usable(source, facts)
     set_aside = {row.path: row.error for row in facts if row.status != "ok"}
     with tempfile.TemporaryDirectory() as folder:
         write_index(Path(folder) / "index.parquet", facts)
@@ -125,6 +126,7 @@ def run_detection(
     if not moments:
         raise AnnotationError(f"{annotations}: holds no key frame with people")
     facts = _facts(source, count, progress, {moment.video for moment in moments})
+    _require_usable(source, facts)
     set_aside = {row.path: row.error for row in facts if row.status != "ok"}
     with tempfile.TemporaryDirectory() as folder:
         write_index(Path(folder) / "index.parquet", facts)
@@ -211,6 +213,12 @@ def _facts(
         facts.append(probe(videos[index]))
         progress("looking at videos", len(facts), len(chosen))
     return facts
+
+
+def _require_usable(source: str, facts: Sequence[VideoFacts]) -> None:
+    if not any(row.status == "ok" for row in facts):
+        title = f"{shown(source)}: none of the {len(facts)} videos looked at can be decoded"
+        raise SourceError(listed(title, [row.error or row.status for row in facts], limit=8))
 
 
 def _dataset(plan: Pretrain, index: ClipIndex) -> ClipDataset:
