@@ -85,7 +85,7 @@ def test_memory_and_open_files_stay_flat_over_many_reads(decoder: str) -> None:
     if found.version is None:
         pytest.skip(f"{decoder}: {found.reason}")
     script = Path(__file__).parents[2] / "tools" / "bench" / "reads.py"
-    command = [sys.executable, script, "--reads", "1000", "--decoder", decoder]
+    command = [sys.executable, str(script), "--reads", "1000", "--decoder", decoder]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     slope = re.search(r"([+-][\d.]+) KiB per 1000 reads", said)
     files = re.search(r"open files \[([\d, ]+)\]", said)
