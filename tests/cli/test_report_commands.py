@@ -81,16 +81,17 @@ def test_sample_draws_a_sheet_and_tells_of_broken_videos(invoke: Invoke, tmp_pat
     assert [view["view"] for view in listed["views"]] == [0, 1]
 
 
-def test_sample_wants_a_pretraining_recipe(invoke: Invoke, tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("task: detection\n")
-    for recipe, message in (
-        (str(tmp_path / "mine.yaml"), "is a detection recipe; expected a pretrain recipe"),
-        ("playground_bank", "no pretrain recipe 'playground_bank'"),
-    ):
-        out = str(tmp_path / "s.png")
-        result = invoke("sample", str(tmp_path), "--recipe", recipe, "--out", out)
+def test_sample_wants_annotations_for_a_detection_recipe(invoke: Invoke, tmp_path: Path) -> None:
+    for recipe in ("small", "playground_bank"):
+        out = tmp_path / "s.png"
+        result = invoke("sample", str(tmp_path), "--recipe", recipe, "--out", str(out))
         assert result.exit_code == 2
-        assert message in result.stderr
+        assert f"{recipe}: a detection recipe; give --annotations with it" in result.stderr
+        assert not out.exists()
+    out = tmp_path / "s.png"
+    result = invoke("sample", str(tmp_path), "--recipe", "nothing_like_it", "--out", str(out))
+    assert result.exit_code == 2
+    assert "nothing_like_it" in result.stderr
 
 
 def checks(*statuses: str) -> list[Check]:
