@@ -53,6 +53,7 @@ def test_rendered_videos_are_as_long_and_as_large_as_asked(videos: Path) -> None
                 "loader against decoding alone",
                 "without augmentation",
                 "two workers against one",
+                "decoding alone, two workers against one",
             },
         ),
     ],

@@ -113,9 +113,10 @@ def loader(
             "two workers": lambda: timed_loader(index, ClipReading(finish=finish), samples, 2),
             "frames only": lambda: timed_loader(index, reading, samples),
             "decode only": lambda: timed_decoding(index, samples),
+            "decode only, two": lambda: timed_decoding(index, samples, 2),
         }
         times_s = in_turn(sides, rounds, progress, clocked=True)
-    limit = "decode only"
+    limit, both = "decode only", "decode only, two"
     return BenchResult(
         source or "rendered",
         samples,
@@ -123,7 +124,10 @@ def loader(
         [
             compared("loader against decoding alone", times_s, "loader", limit, limit, samples),
             compared("without augmentation", times_s, "frames only", limit, limit, samples),
-            compared("two workers against one", times_s, "two workers", "loader", limit, samples),
+            compared("two workers against one", times_s, "two workers", "loader", both, samples),
+            compared(
+                "decoding alone, two workers against one", times_s, both, limit, both, samples
+            ),
         ],
     )
 
@@ -169,9 +173,9 @@ def timed_loader(index: ClipIndex, reading: ClipReading, samples: int, workers: 
     return timed(dataset, samples, workers)
 
 
-def timed_decoding(index: ClipIndex, samples: int) -> float:
-    """Return the seconds in which a worker decodes the same frames and throws them away."""
-    return timed(_Thrown(index), samples, 1)
+def timed_decoding(index: ClipIndex, samples: int, workers: int = 1) -> float:
+    """Return the seconds in which workers decode the same frames and throw them away."""
+    return timed(_Thrown(index), samples, workers)
 
 
 def timed(dataset: Samples[ClipPlan, Any], samples: int, workers: int) -> float:
