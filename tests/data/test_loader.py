@@ -7,15 +7,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
-from vidssl.data.clips import ClipDataset
-from vidssl.data.loader import Loader, LoaderConfig
+from vidssl.data.clips import ClipDataset, ClipPlan
+from vidssl.data.loader import Loader, LoaderConfig, _Ticket, _words
 from vidssl.data.order import StepBatches
 from vidssl.errors import VideoError
 from vidssl.video.index import ClipIndex
+from vidssl.video.workers import Failure
 
 
 def test_batches_are_lists_of_samples_in_the_order_of_their_positions(index: ClipIndex) -> None:
@@ -107,6 +109,13 @@ def test_a_decoder_that_hangs_or_aborts_costs_one_clip(
     assert {"video1", "video3"} <= set(lost)
 
 
+def test_a_lost_clip_is_told_of_without_the_secrets_of_its_address() -> None:
+    address = "http://bob:secret@host/a.mp4?token=secret"
+    ticket = _Ticket(0, ClipPlan(address, np.zeros((1, 1)), seed=0))
+    told = _words(ticket, Failure("timeout", "gave no answer within 2 s"))
+    assert told == "http://host/a.mp4: gave no answer within 2 s"
+
+
 def test_when_every_decoder_hangs_the_end_comes_in_bounded_time(
     trapped: Callable[..., ClipDataset],
 ) -> None:
@@ -139,7 +148,7 @@ import signal
 import sys
 from pathlib import Path
 
-from vidssl.data.clips import ClipDataset
+from vidssl.data.clips import ClipDataset, ClipPlan
 from vidssl.data.loader import Loader, LoaderConfig
 from vidssl.data.order import StepBatches
 from vidssl.video.index import ClipIndex

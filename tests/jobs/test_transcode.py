@@ -211,7 +211,9 @@ def test_a_file_in_place_of_the_folder_is_refused(
     refused: Refused, videos: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "small").write_text("mine")
-    refused("transcode", videos, "--out", tmp_path / "small")
+    told = refused("transcode", videos, "--out", tmp_path / "small")
+    assert "small" in told
+    assert (tmp_path / "small").read_text() == "mine"
 
 
 def test_a_source_without_a_usable_video_leaves_nothing(

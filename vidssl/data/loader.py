@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vidssl.data.samples import Failed, Samples
 from vidssl.section import Section
+from vidssl.video.storage import shown
 from vidssl.video.workers import DEPTH, Failure, Limits, Workers
 
 Sample = TypeVar("Sample")
@@ -150,7 +151,7 @@ def _read(read: Any, ticket: _Ticket) -> tuple[_Ticket, Any, float, float]:
 
 def _words(ticket: _Ticket, failure: Failure) -> str:
     if failure.reason in {"timeout", "crashed", "memory"}:
-        return f"{ticket.plan.location}: {failure.message}"
+        return f"{shown(ticket.plan.location)}: {failure.message}"
     return failure.message
 
 

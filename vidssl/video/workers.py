@@ -229,7 +229,7 @@ class _Run(Generic[Task, Result]):
         self.exhausted = False
         self.done: dict[int, Result | Failure] = {}
         self.error: BaseException | None = None
-        self.stopped = self.ended = False
+        self.ended = False
         self.changed = threading.Condition()
         self.wake_r, self.wake_w = os.pipe()
         os.set_blocking(self.wake_w, False)
@@ -246,7 +246,7 @@ class _Run(Generic[Task, Result]):
                     break
                 if self.error is not None:
                     raise self.error
-                if self.stopped:
+                if self.ended:
                     raise WorkerError("the workers were given something else to do, or closed")
                 if self.exhausted and self.given == self.issued:
                     return _END  # type: ignore[no-any-return]
@@ -259,7 +259,7 @@ class _Run(Generic[Task, Result]):
         if self.ended:
             return
         with self.changed:
-            self.ended = self.stopped = True
+            self.ended = True
             self.changed.notify_all()
         if self.thread is not threading.current_thread():  # where a generator may be collected
             with contextlib.suppress(BlockingIOError):
@@ -277,7 +277,7 @@ class _Run(Generic[Task, Result]):
     def watch(self) -> None:
         """Hand out tasks, collect results and replace workers, until all is done or stopped."""
         try:
-            while not self.stopped and not self._finished():
+            while not self.ended and not self._finished():
                 self._hand_out()
                 self._listen()
                 self._end_the_late()
