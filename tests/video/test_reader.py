@@ -1,5 +1,6 @@
 """The frame on the screen at a time, whatever the order, the file's name, or its state."""
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -541,10 +542,12 @@ def test_many_openings_leave_no_file_open(short: Path, tmp_path: Path) -> None:
 
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("needs /proc")
+    # Readers that earlier tests left to the collector may close in between: fewer is no fault.
+    gc.collect()
     before = round_trip()
     for _ in range(50):
         after = round_trip()
-    assert after == before
+    assert after <= before
 
 
 def test_no_times_are_no_frames_wanted_by_mistake(short: Path) -> None:

@@ -1,5 +1,6 @@
 """What torchcodec and decord owe beside the right frames: names, refusals, forks, imports."""
 
+import gc
 import importlib
 import os
 import subprocess
@@ -231,8 +232,10 @@ def test_many_openings_leave_no_file_open(reader: Any, video: Path, tmp_path: Pa
             reader(str(tmp_path / "garbage.mp4"))
         return len(os.listdir("/proc/self/fd"))
 
+    # Readers that earlier tests left to the collector may close in between: fewer is no fault.
+    gc.collect()
     before = round_trip()
-    assert [round_trip() for _ in range(30)][-1] == before
+    assert [round_trip() for _ in range(30)][-1] <= before
 
 
 FORK = """
