@@ -31,10 +31,10 @@ def our_name(theirs: str) -> str:
     name = re.sub(
         r"^blocks\.(\d)\.multipathway_fusion\.(conv|norm)(_fast_to_slow)?", r"laterals.\1.\2", name
     )
-    name = re.sub(r"^blocks\.", "slow.", name)
-    name = re.sub(r"^(slow|fast)\.0\.", r"\1.stem.", name)
+    name = re.sub(r"^blocks\.", "trunk.", name)
+    name = re.sub(r"^(trunk|slow|fast)\.0\.", r"\1.stem.", name)
     name = re.sub(
-        r"^(slow|fast)\.(\d)\.res_blocks\.", lambda m: f"{m[1]}.res{int(m[2]) + 1}.", name
+        r"^(trunk|slow|fast)\.(\d)\.res_blocks\.", lambda m: f"{m[1]}.res{int(m[2]) + 1}.", name
     )
     name = name.replace("branch1_", "shortcut.")
     return re.sub(

@@ -7,12 +7,13 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from vidssl.backbones.slow import Config, Slow
+from vidssl.backbones import Encoder
+from vidssl.backbones.slow import Config
 
 SMALL = Config(width=8, depths=(1, 2, 1, 1), frames=4)
 
 
-def on_meta(config: Config) -> Slow:
+def on_meta(config: Config) -> Encoder:
     """Build without memory or arithmetic: enough for names, shapes and counts."""
     with torch.device("meta"):
         return config.build()
@@ -69,8 +70,8 @@ def test_a_fresh_block_with_an_identity_shortcut_is_the_identity(
     config = Config.model_validate({"width": 8, "depths": [2, 1, 1, 1], "block": block})
     encoder = config.build().train(training)
     with torch.no_grad():
-        one = encoder.slow.res2[0](encoder.slow.stem(torch.rand(2, 3, 4, 32, 32)))  # type: ignore[index, operator]
-        assert torch.equal(encoder.slow.res2[1](one), one)  # type: ignore[index, operator]
+        one = encoder.trunk.res2[0](encoder.trunk.stem(torch.rand(2, 3, 4, 32, 32)))  # type: ignore[index, operator]
+        assert torch.equal(encoder.trunk.res2[1](one), one)  # type: ignore[index, operator]
     assert one.std() > 0
 
 
@@ -83,7 +84,7 @@ def test_fresh_weights_are_kaiming_fan_out_with_one_zero_gamma_a_block() -> None
         if isinstance(module, nn.Conv3d)
     }
     # conv3 of res5 has 512 inputs, 2048 outputs and a kernel of 1: a fan-out of 2048.
-    std = weights["slow.res5.0.branch.conv3"].std().item()
+    std = weights["trunk.res5.0.branch.conv3"].std().item()
     assert std == pytest.approx(math.sqrt(2 / 2048), rel=0.01)
     norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm3d)]
     assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-5, 0.1)}

@@ -22,35 +22,31 @@ import torch
 from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
-from vidssl.backbones import BackboneConfig, Encoder
+from vidssl.backbones import Encoder
 from vidssl.backbones import _residual as residual
 
 
-class Config(BackboneConfig):
-    """A SlowFast ResNet-50 8x8 by default: 32 Fast frames 2 raw frames apart, 8 of them Slow."""
+class Config(residual.ResNetConfig):
+    """A SlowFast ResNet-50 8x8 by default: 32 Fast frames 2 raw frames apart, 8 of them Slow.
+
+    ``width``, ``non_local`` and its positions are the Slow pathway's; the rest is common to both.
+    """
 
     name: Literal["slowfast"] = "slowfast"
     frames: PositiveInt = 32
     stride: PositiveInt = 2
-    width: PositiveInt = 64
-    """Channels of the Slow stem and inner channels of res2; each later stage doubles them."""
     beta_inverse: PositiveInt = 8
     """How many times thinner the Fast pathway is."""
     alpha: PositiveInt = 4
     """How many times fewer frames the Slow pathway takes."""
     fusion_kernel: Literal[5, 7] = 7
     """Frames that a lateral convolution spans."""
-    depths: residual.Depths = (3, 4, 6, 3)
-    """Blocks in res2 to res5 of both pathways."""
-    block: residual.Block = "bottleneck"
     slow_temporal_kernels: residual.Kernels = (1, 1, 1, 3, 3)
     """Of the stem and of res2 to res5, in frames."""
     fast_temporal_kernels: residual.Kernels = (5, 3, 3, 3, 3)
     slow_temporal_blocks: residual.Counts | None = None
     """How many blocks of each stage, the first ones, have its temporal kernel; all if null."""
     fast_temporal_blocks: residual.Counts | None = None
-    form: residual.Form = "clip"
-    """``detection`` dilates res5 instead of striding; it has the clip form's weights."""
 
     @model_validator(mode="after")
     def _ratios_divide(self) -> Self:
@@ -69,11 +65,9 @@ class Config(BackboneConfig):
     def geometry_free(self) -> dict[str, Any]:
         """Return the options that decide names and shapes of weights."""
         return {
-            "name": self.name,
-            "width": self.width,
+            **self.shared_key(),
             "beta_inverse": self.beta_inverse,
             "fusion_kernel": self.fusion_kernel,
-            "block": self.block,
             "slow_temporal_kernels": list(self.slow_kernels_by_block()),
             "fast_temporal_kernels": list(self.fast_kernels_by_block()),
         }
@@ -98,25 +92,21 @@ class SlowFast(Encoder):
         """Make fresh weights."""
         super().__init__()
         fast_width = config.width // config.beta_inverse
-        expansion = residual.EXPANSION[config.block]
-        fast_outputs = [fast_width, *(fast_width * expansion * 2**stage for stage in range(3))]
-        self.features = 8 * expansion * (config.width + fast_width)
-        self.spatial_stride = 32 if config.form == "clip" else 16
+        fast_outputs = [residual.outputs_of(config.block, fast_width, n) for n in range(1, 6)]
+        slow = residual.Plan(
+            config,
+            config.slow_kernels_by_block(),
+            config.width,
+            extra=[2 * channels for channels in fast_outputs[:-1]],
+            non_local=config.non_local,
+        )
+        fast = residual.Plan(config, config.fast_kernels_by_block(), fast_width)
+        self.features = residual.outputs_of(config.block, config.width, 5) + fast_outputs[-1]
+        self.spatial_stride = residual.spatial_stride(config.form)
         self.temporal_stride = config.alpha
         self.alpha = config.alpha
-        self.slow = residual.pathway(
-            config.block,
-            config.width,
-            config.slow_kernels_by_block(),
-            form=config.form,
-            extra=[2 * channels for channels in fast_outputs],
-        )
-        self.fast = residual.pathway(
-            config.block, fast_width, config.fast_kernels_by_block(), form=config.form
-        )
-        self.laterals = nn.ModuleList(
-            lateral(channels, config.fusion_kernel, config.alpha) for channels in fast_outputs
-        )
+        self.slow, self.fast = residual.pathway(slow), residual.pathway(fast)
+        self.laterals = nn.ModuleList(lateral(config, channels) for channels in fast_outputs[:-1])
 
     def maps(self, clips_BCTHW: Tensor) -> Tensor:
         """Return both pathways' maps as one, ``(B, F, T/alpha, H', W')``, Slow features first.
@@ -162,12 +152,13 @@ def slow_frames(frames: int, alpha: int, device: torch.device | None = None) -> 
     return torch.arange(count, device=device) * (frames - 1) // max(count - 1, 1)
 
 
-def lateral(channels: int, kernel: int, alpha: int) -> nn.Sequential:
+def lateral(config: Config, channels: int) -> nn.Sequential:
     """Return ``(B, C, T, H, W) -> (B, 2 C, T/alpha, H, W)``, the Fast features for the Slow."""
+    kernel, stride = (config.fusion_kernel, 1), (config.alpha, 1)
     return nn.Sequential(
         OrderedDict(
-            conv=residual.conv(channels, 2 * channels, (kernel, 1), stride=(alpha, 1)),
-            norm=residual.norm(2 * channels),
+            conv=residual.conv(channels, 2 * channels, kernel, stride=stride),
+            norm=config.norm.build(2 * channels),
             relu=nn.ReLU(inplace=True),
         )
     )

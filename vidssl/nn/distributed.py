@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -35,6 +36,30 @@ def gather(local_B: Tensor) -> Tensor:
     parts = [torch.empty_like(local_B) for _ in range(world_size())]
     dist.all_gather(parts, local_B.contiguous())
     return torch.cat(parts)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over processes; each one's gradient is the sum of all processes' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        total = local.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def sum_with_grad(local: Tensor) -> Tensor:
+    """Return the sum of every process's tensor, all of one shape, with gradient to all of them."""
+    if world_size() == 1:
+        return local
+    total: Tensor = _Sum.apply(local)
+    return total
 
 
 def on_any(flag: bool, device: torch.device) -> bool:

@@ -16,11 +16,19 @@ def frozen_copy(net: Net) -> Net:
 
 
 @torch.no_grad()
-def follow(twin: nn.Module, net: nn.Module, momentum: float) -> None:
+def follow(twin: nn.Module, net: nn.Module, momentum: float, *, buffers: bool = False) -> None:
     """Move the parameters of ``twin`` to ``momentum * twin + (1 - momentum) * net``.
 
-    Parameters only: the twin's BatchNorm keeps running statistics of what the twin itself sees.
+    By default parameters only: the twin's BatchNorm keeps running statistics of what the twin
+    itself sees. With ``buffers`` they are averaged alike, which a twin needs that sees nothing
+    itself; whole numbers, such as counts of batches, are copied.
     """
     kept = [p.detach() for p in twin.parameters()]
     new = [p.detach() for p in net.parameters()]
+    for mine, theirs in zip(twin.buffers(), net.buffers(), strict=True) if buffers else ():
+        if mine.is_floating_point():
+            kept.append(mine)
+            new.append(theirs)
+        else:
+            mine.copy_(theirs)
     torch._foreach_lerp_(kept, new, 1 - momentum)
