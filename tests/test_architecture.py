@@ -12,7 +12,10 @@ LAYERS = [  # lowest first; units on one line may not import each other
     {"vidssl.section", "vidssl.files"},
     {"vidssl.video", "vidssl.nn", "vidssl.ava", "vidssl.features"},
     {"vidssl.backbones", "vidssl.augment", "vidssl.sources"},
-    {"vidssl.methods", "vidssl.detection", "vidssl.data", "vidssl.probe", "vidssl.report"},
+    {
+        *("vidssl.methods", "vidssl.detection", "vidssl.data", "vidssl.probe", "vidssl.report"),
+        "vidssl.published",
+    },
     {"vidssl.train"},
     {"vidssl.recipe"},
     {"vidssl.jobs"},
