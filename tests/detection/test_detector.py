@@ -114,6 +114,20 @@ def test_boxes_are_scored_one_by_one_whatever_else_is_in_the_batch(make_encoder:
     assert torch.allclose(together, torch.cat(one_by_one), atol=1e-5)
 
 
+def test_a_box_has_its_score_wherever_it_stands_among_the_others(make_encoder: Make) -> None:
+    torch.manual_seed(0)
+    detector = detector_on(make_encoder(), fbo_nl.Config(width=16)).eval()
+    assert detector.operator is not None
+    for parameter in detector.operator.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    batch = batch_of([2, 0, 3], window_of(3))
+    listed = detector.logits(batch.clips, batch.boxes, batch.window)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    boxes, clips = torch.cat(batch.boxes)[order], torch.tensor([0, 0, 2, 2, 2])[order]
+    mixed = detector.logits_of(batch.clips, boxes, clips, batch.window)
+    assert torch.allclose(mixed, listed[order], atol=1e-5)
+
+
 def test_the_stored_feature_is_the_first_part_of_what_is_classified(make_encoder: Make) -> None:
     torch.manual_seed(0)
     detector = detector_on(make_encoder()).eval()

@@ -67,6 +67,13 @@ def test_boxes_come_out_clip_by_clip() -> None:
     assert RoIHead(4)(maps, boxes, (16, 16)).flatten().tolist() == pytest.approx([0, 0, 2])
 
 
+def test_boxes_may_stand_in_any_order_if_each_says_its_clip() -> None:
+    maps = torch.arange(3.0)[:, None, None, None, None].expand(3, 1, 2, 4, 4)
+    boxes, clips = box(0.1, 0.1, 0.9, 0.9).repeat(4, 1), torch.tensor([2, 0, 1, 2])
+    pooled = RoIHead(4).pooled(maps, boxes, clips, (16, 16))
+    assert pooled.flatten().tolist() == pytest.approx([2, 0, 1, 2])
+
+
 def test_a_box_without_area_gives_zeros_and_finite_gradients() -> None:
     maps = torch.rand(1, 2, 1, 4, 4, requires_grad=True)
     pooled = RoIHead(4)(maps, [box(0.5, 0.5, 0.5, 0.5)], (16, 16))

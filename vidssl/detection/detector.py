@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from vidssl.backbones import Encoder
 from vidssl.detection.operators import AnyOperator, BankOperator
-from vidssl.detection.roi_head import RoIHead
+from vidssl.detection.roi_head import RoIHead, numbered
 from vidssl.nn.step import StepOutput
 from vidssl.section import Section
 
@@ -112,10 +112,7 @@ class Detector(nn.Module):
 
     def features(self, clips_BCTHW: Tensor, boxes: tuple[Tensor, ...]) -> Tensor:
         """Return the feature of each box, ``(N, F)``: what a bank stores."""
-        height_px, width_px = clips_BCTHW.shape[-2:]
-        maps_BFTHW = self.encoder.maps(clips_BCTHW)
-        pooled_NF: Tensor = self.roi_head(maps_BFTHW, boxes, (height_px, width_px))
-        return pooled_NF
+        return self._pooled(clips_BCTHW, *numbered(boxes, len(clips_BCTHW)))
 
     def logits(
         self, clips_BCTHW: Tensor, boxes: tuple[Tensor, ...], window: BankWindow | None = None
@@ -126,10 +123,24 @@ class Detector(nn.Module):
             ValueError: if a window is absent where an operator needs it, present where there is
                 none, or does not fit the clips or the bank's F.
         """
-        self._require_window(window, len(clips_BCTHW))
-        features_NF = self.features(clips_BCTHW, boxes)
+        return self.logits_of(clips_BCTHW, *numbered(boxes, len(clips_BCTHW)), window)
+
+    def logits_of(
+        self,
+        clips_BCTHW: Tensor,
+        boxes_N4: Tensor,
+        clip_N: Tensor,
+        window: BankWindow | None = None,
+    ) -> Tensor:
+        """Return ``(N, K)``, before the sigmoid; ``clip_N`` says which clip each box is of.
+
+        Raises:
+            ValueError: as ``logits`` does.
+        """
+        self._require_window(window, clips_BCTHW.shape[0])
+        features_NF = self._pooled(clips_BCTHW, boxes_N4, clip_N)
         if self.operator is not None and window is not None:
-            answer_ND = self._ask(self.operator, features_NF, boxes, window)
+            answer_ND = self._ask(self.operator, features_NF, clip_N, window)
             features_NF = torch.cat([features_NF, answer_ND], dim=1)
         logits_NK: Tensor = self.classifier(self.dropout(features_NF))
         return logits_NK
@@ -153,15 +164,20 @@ class Detector(nn.Module):
     def after_step(self, progress: float) -> None:
         """Do nothing; the trainer calls this after each step of whatever it trains."""
 
+    def _pooled(self, clips_BCTHW: Tensor, boxes_N4: Tensor, clip_N: Tensor) -> Tensor:
+        height_px, width_px = clips_BCTHW.shape[-2:]
+        maps_BFTHW = self.encoder.maps(clips_BCTHW)
+        return self.roi_head.pooled(maps_BFTHW, boxes_N4, clip_N, (height_px, width_px))
+
     @staticmethod
     def _ask(
-        operator: BankOperator, short_NF: Tensor, boxes: tuple[Tensor, ...], window: BankWindow
+        operator: BankOperator, short_NF: Tensor, clip_N: Tensor, window: BankWindow
     ) -> Tensor:
         """Return the operator's answer for each box; the bank is data, no gradient enters it."""
         device = short_NF.device
-        counts = torch.tensor([len(boxes_P4) for boxes_P4 in boxes], device=device)
+        clip_N = clip_N.to(device)
         bank_NQF, mask_NQ, offset_NQ = (
-            part.repeat_interleave(counts, dim=0, output_size=len(short_NF))
+            part.index_select(0, clip_N)
             for part in (
                 window.features.detach().to(short_NF),
                 window.mask.to(device),
@@ -176,7 +192,7 @@ class Detector(nn.Module):
             needed, given = ("no" if part is None else "a" for part in (self.operator, window))
             raise ValueError(f"this detector needs {needed} window of the bank, got {given} window")
         if window is not None:
-            found = (len(window.features), window.features.shape[-1])
+            found = (window.features.shape[0], window.features.shape[-1])
             if found != (clips, self.bank_dim):
                 expected = f"({clips}, Q, {self.bank_dim})"
                 raise ValueError(

@@ -6,7 +6,8 @@ box; half-pixel alignment), maximum over the cells. Wu et al., CVPR 2019 (featur
 with ``aligned`` off. Difference: SlowFast's pathways are pooled in one map and not one by one,
 which changes nothing, as pooling treats each channel alone.
 
-Tensor suffixes: B clips, N boxes of all clips in order, P boxes of one clip, F features.
+Tensor suffixes: B clips, N boxes of all clips in order, P boxes of one clip, F features;
+R cells of a box a side.
 """
 
 from collections.abc import Sequence
@@ -31,16 +32,29 @@ class RoIHead(nn.Module):
     ) -> Tensor:
         """Return ``(N, F)``, clip by clip in the order of ``boxes``; N may be 0.
 
-        ``boxes`` holds ``(P, 4)`` of each clip, normalised x1 y1 x2 y2; ``size_px`` is the height
-        and width of the clips. A box lies on the map at its pixels divided by the stride: where the
-        stride does not divide the size, the map's last cell reaches past the frame, and the box
-        does not stretch with it. A box without area gives zeros.
+        ``boxes`` holds ``(P, 4)`` of each clip. The rest is as :meth:`pooled` says.
 
         Raises:
-            ValueError: if there are not as many lists of boxes as clips, a list is not ``(P, 4)``,
-                or the map is not of ``size_px`` divided by the stride.
+            ValueError: as :func:`numbered` and ``pooled`` do.
         """
-        self._require_fit(maps_BFTHW, boxes, size_px)
+        return self.pooled(maps_BFTHW, *numbered(boxes, len(maps_BFTHW)), size_px)
+
+    def pooled(
+        self, maps_BFTHW: Tensor, boxes_N4: Tensor, clip_N: Tensor, size_px: tuple[int, int]
+    ) -> Tensor:
+        """Return ``(N, F)``, the feature of each box in the clip whose number ``clip_N`` gives.
+
+        Boxes are normalised x1 y1 x2 y2, in any order; ``size_px`` is the height and width of the
+        clips. A box lies on the map at its pixels divided by the stride: where the stride does not
+        divide the size, the map's last cell reaches past the frame, and the box does not stretch
+        with it. A box without area gives zeros. Numbers in ``clip_N`` are not checked, which would
+        make a GPU wait.
+
+        Raises:
+            ValueError: if the boxes are not ``(N, 4)``, or the map is not of ``size_px`` divided by
+                the stride.
+        """
+        self._require_fit(maps_BFTHW, boxes_N4, size_px)
         map_BFHW = maps_BFTHW.mean(dim=2)  # linear like RoIAlign, so once for all frames will do
         # In half precision a coordinate of the map would be off by a tenth of a cell.
         map_BFHW = map_BFHW.to(torch.promote_types(map_BFHW.dtype, torch.float32))
@@ -48,7 +62,7 @@ class RoIHead(nn.Module):
         extent = map_BFHW.new_tensor([width_px, height_px, width_px, height_px])
         cells_NFRR = roi_align(
             map_BFHW,
-            [boxes_P4.to(extent) * extent for boxes_P4 in boxes],
+            torch.cat([clip_N.to(extent)[:, None], boxes_N4.to(extent) * extent], dim=1),
             output_size=self.resolution,
             spatial_scale=1 / self.spatial_stride,
             sampling_ratio=0,
@@ -57,16 +71,27 @@ class RoIHead(nn.Module):
         pooled_NF: Tensor = cells_NFRR.amax(dim=(2, 3))
         return pooled_NF.to(maps_BFTHW.dtype)
 
-    def _require_fit(
-        self, maps_BFTHW: Tensor, boxes: Sequence[Tensor], size_px: tuple[int, int]
-    ) -> None:
-        if len(boxes) != len(maps_BFTHW):
-            raise ValueError(f"{len(boxes)} lists of boxes for {len(maps_BFTHW)} clips")
-        for boxes_P4 in boxes:
-            if boxes_P4.ndim != 2 or boxes_P4.shape[1] != 4:
-                raise ValueError(f"expected boxes (P, 4), got {tuple(boxes_P4.shape)}")
+    def _require_fit(self, maps_BFTHW: Tensor, boxes_N4: Tensor, size_px: tuple[int, int]) -> None:
+        if boxes_N4.ndim != 2 or boxes_N4.shape[1] != 4:
+            raise ValueError(f"expected boxes (N, 4), got {tuple(boxes_N4.shape)}")
         for cells, pixels in zip(maps_BFTHW.shape[3:], size_px, strict=True):
             if abs(cells - pixels / self.spatial_stride) >= 1:
                 raise ValueError(
                     f"{pixels} px at a stride of {self.spatial_stride} px do not make {cells} cells"
                 )
+
+
+def numbered(boxes: Sequence[Tensor], clips: int) -> tuple[Tensor, Tensor]:
+    """Return the boxes of all clips, ``(N, 4)``, and the number of each one's clip, ``(N,)``.
+
+    Raises:
+        ValueError: if there are not as many lists as ``clips``, or one is not ``(P, 4)``.
+    """
+    if len(boxes) != clips:
+        raise ValueError(f"{len(boxes)} lists of boxes for {clips} clips")
+    for boxes_P4 in boxes:
+        if boxes_P4.ndim != 2 or boxes_P4.shape[1] != 4:
+            raise ValueError(f"expected boxes (P, 4), got {tuple(boxes_P4.shape)}")
+    numbers = [clip for clip, boxes_P4 in enumerate(boxes) for _ in range(len(boxes_P4))]
+    boxes_N4 = torch.cat(list(boxes))
+    return boxes_N4, torch.tensor(numbers, dtype=torch.int64, device=boxes_N4.device)
