@@ -14,7 +14,7 @@ LAYERS = [  # lowest first; units on one line may not import each other
     {"vidssl.backbones", "vidssl.augment", "vidssl.sources"},
     {
         *("vidssl.methods", "vidssl.detection", "vidssl.data", "vidssl.probe", "vidssl.report"),
-        "vidssl.published",
+        *("vidssl.published", "vidssl.recognition"),
     },
     {"vidssl.train"},
     {"vidssl.recipe"},

@@ -1,0 +1,1 @@
+"""Action recognition: what a whole clip shows, from one list of classes."""
