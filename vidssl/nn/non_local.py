@@ -46,7 +46,7 @@ class NonLocalConfig(Section):
 
     def build(self, stage: int, channels: int, norm: NormConfig) -> "NonLocal":
         """Return a fresh block for stage 2 to 5, whose maps have ``channels`` channels."""
-        groups: dict[str, int] = {**(self.frames_per_group or {})}
+        groups: dict[str, int] = {name: n for name, n in (self.frames_per_group or {}).items()}
         return NonLocal(
             channels,
             similarity=self.similarity,
