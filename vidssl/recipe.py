@@ -152,7 +152,7 @@ def load(kind: type[Kind], path: Path, overrides: Sequence[str] = ()) -> Kind:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read as a text file ({error})") from error
-    values = _parse(text, str(path))
+    values = parse(text, str(path))
     if not isinstance(values, dict):
         found = {type(None): "nothing", list: "a list"}.get(type(values), "a single value")
         raise RecipeError(f"{path}: expected keys and values, found {found}")
@@ -234,7 +234,12 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _parse(text: str, where: str) -> Any:
+def parse(text: str, where: str) -> Any:
+    """Return what a text in YAML says: plain values only.
+
+    Raises:
+        RecipeError: with the place, if it is no YAML or a key stands twice.
+    """
     try:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
@@ -258,7 +263,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         place = place[parent]
         if not isinstance(place, dict):
             raise RecipeError(f"--set {override}: {parent} holds a value, not further keys")
-    place[last] = _parse(text, f"--set {override}")
+    place[last] = parse(text, f"--set {override}")
 
 
 # --- messages
