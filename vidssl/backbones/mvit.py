@@ -104,7 +104,7 @@ class MViT(Encoder):
         tokens_BNF = self.tokens(clips_BCTHW)[:, 1:]
         frames, height, width = self.clip
         grid = (frames // CELL_FRAMES, height // CELL_PX, width // CELL_PX)
-        return tokens_BNF.transpose(1, 2).unflatten(2, grid)
+        return tokens_BNF.transpose(1, 2).reshape(-1, self.features, *grid)
 
     def tokens(self, clips_BCTHW: Tensor) -> Tensor:
         """Return the last block's tokens after their norm, ``(B, N, F)``, the class token first.
