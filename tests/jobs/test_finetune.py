@@ -45,12 +45,48 @@ def test_json_alone_goes_to_stdout_and_progress_to_stderr(
         *("--out", tmp_path / "run", "--steps", 1, "--json", "-"),
     )
     told = json.loads(result.stdout)
-    assert told["steps"] == 1
+    assert (told["steps"], told["samples_seen"], told["samples_seen_in_all"]) == (1, 2, 2)
     assert told["keyframes"] > 10
     assert told["people"] >= told["keyframes"]
     assert told["lost_keyframes"] == 0
     assert told["unusable_videos"] == {}
     assert "training, loss" in result.stderr
+
+
+def test_what_the_encoder_has_seen_is_counted_on(
+    cli: Cli, tiny: dict[str, Path], training_data: list[object], detector: Path, tmp_path: Path
+) -> None:
+    def seen(encoder: Path, out: str, *more: object) -> list[int | None]:
+        """Train one step on 2 key frames; return the run's count, the one before, and both."""
+        result = cli(
+            *("finetune", tiny["detection"], "--encoder", encoder, *training_data),
+            *("--out", tmp_path / out, "--steps", 1, "--json", "-", *more),
+        )
+        told = json.loads(result.stdout)
+        trained_by = json.loads((tmp_path / out / "encoder.json").read_text())["trained_by"]
+        assert trained_by["samples_seen"] == told["samples_seen"]
+        return [
+            told["samples_seen"],
+            trained_by["samples_seen_before"],
+            told["samples_seen_in_all"],
+        ]
+
+    # 3 steps of pretraining on 2 videos, then 2 on 2 key frames.
+    for name in ("encoder.json", "detector.json"):
+        card = json.loads((detector / name).read_text())
+        assert card["trained_by"] == {
+            **{"task": "detection", "steps": 2},
+            **{"samples_seen": 4, "samples_seen_before": 6},
+        }
+    assert seen(detector, "encoder") == [2, 10, 12]
+    assert seen(detector, "detector", "--set", "init=detector") == [2, 10, 12]
+
+    older = tmp_path / "older"
+    shutil.copytree(detector, older)
+    card = json.loads((older / "encoder.json").read_text())
+    del card["trained_by"]["samples_seen_before"]
+    (older / "encoder.json").write_text(json.dumps(card))
+    assert seen(older, "unknown") == [2, None, None]
 
 
 def test_a_dry_run_tells_what_to_expect_and_writes_nothing(

@@ -32,7 +32,11 @@ def test_a_run_holds_what_scripts_rely_on(pretrained: Path) -> None:
     assert [entry["step"] for entry in log] == [0, 1, 2]
     for entry in log:
         assert entry.keys() >= {"step", "loss", "lr", "clips_per_s", "data_wait", "top1"}
+    assert [entry["samples_seen"] for entry in log] == [2, 4, 6]
     assert [event["event"] for event in read_events(pretrained)] == ["source", "start"]
+    card = json.loads((pretrained / "encoder.json").read_text())
+    assert (card["trained_by"]["steps"], card["trained_by"]["samples_seen"]) == (3, 6)
+    assert card["trained_by"]["samples_seen_before"] == 0
 
 
 def test_the_resolved_recipe_of_a_run_repeats_it(
@@ -53,7 +57,7 @@ def test_json_alone_goes_to_stdout_and_progress_to_stderr(
         *("--steps", 1, "--json", "-"),
     )
     told = json.loads(result.stdout)
-    assert told["steps"] == 1
+    assert (told["steps"], told["samples_seen"]) == (1, 2)
     assert (told["videos"], told["set_aside"]) == (4, 0)
     assert told["encoder"] == str(tmp_path / "run" / "encoder.safetensors")
     assert "training, loss" in result.stderr

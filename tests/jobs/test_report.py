@@ -22,6 +22,7 @@ def entry(step: int, *, clips_per_s: float = 20.0, data_wait: float = 0.01) -> d
         "step": step,
         "loss": 3 - step / 10,
         "lr": 0.1,
+        "samples_seen": 400 * (step + 1),
         "clips_per_s": clips_per_s,
         "data_wait": data_wait,
     }
@@ -85,6 +86,8 @@ def test_the_numbers_at_the_top_are_those_of_the_log(folder: Path) -> None:
     result = run(folder)
     assert (result.command, result.steps, result.finished) == ("pretrain", 5, False)
     assert result.loss == pytest.approx(2.6)
+    assert result.samples_seen == 2000
+    assert "2,000" in shown(folder)
     assert result.clips_per_s == pytest.approx(20.0)
     assert result.data_wait == pytest.approx(0.01)
 
@@ -93,7 +96,8 @@ def test_each_scalar_of_the_log_has_a_curve_in_words_too(folder: Path) -> None:
     run(folder)
     html = (folder / "report.html").read_text(encoding="utf-8")
     assert 'alt="loss: 3 at step 0, 2.6 at step 4"' in html
-    assert html.count("<img") == 4  # loss, lr, clips_per_s, data_wait
+    # loss, lr, clips_per_s, data_wait; samples_seen grows as the steps do.
+    assert html.count("<img") == 4
 
 
 def test_the_first_step_and_short_steps_count_for_little_in_the_speed(folder: Path) -> None:

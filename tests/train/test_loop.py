@@ -140,6 +140,8 @@ def same_end(one: Path, two: Path) -> None:
     ]
     assert logs[0] == logs[1]
     assert [row["step"] for row in logs[0]] == [0, *range(3, 60, 4)]
+    # Batches of 8; after a restart the count goes on.
+    assert [row["samples_seen"] for row in logs[0]] == [8, *range(32, 481, 32)]
 
 
 def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -419,6 +421,8 @@ def test_two_processes_train_one_network_on_the_batch_of_both(
     assert said[0]["weights"] == said[1]["weights"]
     assert said[0]["weights"] == pytest.approx(said[0]["alone"], abs=1e-6)
     # The first alone writes.
-    assert [row["step"] for row in read_log(tmp_path / "run")] == list(range(6))
+    log = read_log(tmp_path / "run")
+    assert [row["step"] for row in log] == list(range(6))
+    assert [row["samples_seen"] for row in log] == [8, 16, 24, 32, 40, 48]  # of both processes
     names = [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")]
     assert names == ["step-000000003", "step-000000006"]

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from vidssl.data.keyframes import KeyFrameSample, Moment, Placed, Reading, place
 from vidssl.detection.detector import BankWindow, DetectionBatch, Detector
 from vidssl.errors import AnnotationError, CheckpointError, OutputError, listed
 from vidssl.features import Bank
+from vidssl.jobs._training import Seen
 from vidssl.jobs.index import open_index, set_aside
 from vidssl.progress import Progress
 from vidssl.recipe import Detection, backbone_from, validate
@@ -83,12 +84,22 @@ def load_encoder(path: Path, backbone: BackboneConfig) -> tuple[Encoder, dict[st
 
 
 def save_detector(
-    folder: Path, detector: Detector, plan: Detection, labels: LabelMap, bank: Bank | None
+    folder: Path,
+    detector: Detector,
+    plan: Detection,
+    labels: LabelMap,
+    bank: Bank | None,
+    *,
+    steps: int,
+    seen: Seen,
 ) -> str:
     """Write the detector and its encoder alone, each with a card; return the former's hash."""
-    common = {"decoder": decoder_version(plan.decoder), "code": __version__}
+    common = {
+        "trained_by": {"task": plan.task, "steps": steps, **asdict(seen)},
+        "decoder": decoder_version(plan.decoder),
+        "code": __version__,
+    }
     backbone = plan.backbone.model_dump(mode="json")
-    trained_by = {"task": plan.task, "steps": plan.optim.steps}
     save_weights(
         folder,
         "encoder",
@@ -96,7 +107,6 @@ def save_detector(
         {
             "backbone": backbone,
             "features": detector.encoder.features,
-            "trained_by": trained_by,
             **common,
         },
     )

@@ -2,7 +2,7 @@
 
 import resource
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -41,6 +41,36 @@ class Forecast:
     hours: float
     memory_gb: float
     device: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How many samples weights were trained on, so that trainings can be compared by their cost.
+
+    A sample is a video's clip (all its views together) or a key frame; repeats count.
+    ``samples_seen`` is the run's own, ``samples_seen_before`` what the weights that it began from
+    had seen in all: 0 for fresh ones, None where their card does not say.
+    """
+
+    samples_seen: int
+    samples_seen_before: int | None
+
+    @property
+    def in_all(self) -> int | None:
+        """The sum of both, or None where one is not known."""
+        if self.samples_seen_before is None:
+            return None
+        return self.samples_seen + self.samples_seen_before
+
+
+def seen_by(card: Mapping[str, Any]) -> int | None:
+    """Return how many samples the weights of a card have seen in all; None if it does not say."""
+    trained_by = card.get("trained_by")
+    if not isinstance(trained_by, Mapping):
+        return None
+    counts = [trained_by.get(name) for name in ("samples_seen", "samples_seen_before")]
+    known = [count for count in counts if type(count) is int and count >= 0]
+    return sum(known) if len(known) == len(counts) else None
 
 
 class Failing(Protocol):

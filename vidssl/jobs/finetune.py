@@ -63,11 +63,15 @@ class FinetuneResult:
     """Where the detector is, what it was trained on, and how that ended.
 
     ``time_origins`` gives each origin with its number of videos and the evidence.
+    ``samples_seen_in_all`` adds to ``samples_seen``, the key frames trained on, what the weights
+    that this began from had seen; None where their card does not say.
     """
 
     run: Path
     detector_hash: str
     steps: int
+    samples_seen: int
+    samples_seen_in_all: int | None
     keyframes: int
     people: int
     lost_keyframes: int
@@ -103,10 +107,11 @@ def run(
     labels = read_labels(data.labels)
     moments = training_moments(data, labels, plan)
     bank = open_bank(plan, data.bank)
+    origin = None if encoder == shared.RANDOM else _card(Path(encoder), plan)
     identity = {
         "command": "finetune",
         "encoder": encoder,
-        "encoder_hash": None if encoder == shared.RANDOM else _hash(Path(encoder), plan),
+        "encoder_hash": None if origin is None else str(origin["hash"]),
         "bank_encoder": bank.encoder_hash if bank else None,
         "data": _named(data),
         "recipe": plan.model_dump(mode="json"),
@@ -140,14 +145,20 @@ def run(
             pace.adviser(loader, cost, pace.cores_of_this_process()),
         )
         detector_hash = ""
+        before = 0 if origin is None else training.seen_by(origin)
+        seen = training.Seen(trainer.samples_seen, before)
         if rank() == 0:
-            detector_hash = shared.save_detector(out, detector, plan, labels, bank)
+            detector_hash = shared.save_detector(
+                out, detector, plan, labels, bank, steps=trainer.step, seen=seen
+            )
             report.run(out)
     log = read_log(out)
     return FinetuneResult(
         run=out,
         detector_hash=detector_hash,
         steps=trainer.step,
+        samples_seen=seen.samples_seen,
+        samples_seen_in_all=seen.in_all,
         keyframes=len(placed.moments),
         people=sum(len(moment.boxes) for moment in placed.moments),
         lost_keyframes=placed.lost,
@@ -289,9 +300,9 @@ def _require_same_classes(there: LabelMap, here: LabelMap, encoder: str) -> None
         )
 
 
-def _hash(path: Path, plan: Detection) -> str:
+def _card(path: Path, plan: Detection) -> dict[str, Any]:
     card, _ = load_weights(path, "detector" if plan.init == "detector" else "encoder")
-    return str(card["hash"])
+    return card
 
 
 def _named(data: DetectionData) -> dict[str, str | None]:

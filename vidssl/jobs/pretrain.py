@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -42,6 +42,7 @@ class PretrainResult:
     encoder: Path
     encoder_hash: str
     steps: int
+    samples_seen: int
     videos: int
     set_aside: int
     loss: float
@@ -102,7 +103,8 @@ def run(
         method = cast(SSLMethod, trainer.module)
         encoder_hash = ""
         if rank() == 0:
-            encoder_hash = save_encoder(out, method.encoder, plan, steps=trainer.step)
+            seen = training.Seen(trainer.samples_seen, samples_seen_before=0)
+            encoder_hash = save_encoder(out, method.encoder, plan, steps=trainer.step, seen=seen)
             report.run(out)
     log = read_log(out)
     return PretrainResult(
@@ -110,6 +112,7 @@ def run(
         encoder=out / "encoder.safetensors",
         encoder_hash=encoder_hash,
         steps=trainer.step,
+        samples_seen=trainer.samples_seen,
         videos=len(index),
         set_aside=index.set_aside,
         loss=log[-1]["loss"] if log else float("nan"),
@@ -135,12 +138,15 @@ def forecast(plan: Pretrain, videos: str) -> training.Forecast:
         )
 
 
-def save_encoder(folder: Path, encoder: Encoder, plan: Pretrain, *, steps: int) -> str:
+def save_encoder(
+    folder: Path, encoder: Encoder, plan: Pretrain, *, steps: int, seen: training.Seen
+) -> str:
     """Write the encoder with its card; return its hash."""
+    trained_by = {"task": plan.task, "method": plan.method.name, "steps": steps, **asdict(seen)}
     card = {
         "backbone": plan.backbone.model_dump(mode="json"),
         "features": encoder.features,
-        "trained_by": {"task": plan.task, "method": plan.method.name, "steps": steps},
+        "trained_by": trained_by,
         "decoder": decoder_version(plan.decoder),
         "code": __version__,
     }

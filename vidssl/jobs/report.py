@@ -36,14 +36,16 @@ MEANINGS = {
 class ReportResult:
     """Where the page is, and the numbers at its top; None where the run has logged nothing yet.
 
-    ``steps`` counts those done; ``data_wait`` is a share of time, and ``verdict`` says it in
-    words. ``scores`` has the mean average precision of each evaluation.
+    ``steps`` counts those done and ``samples_seen`` what they trained on, without what an encoder
+    had seen before; ``data_wait`` is a share of time, and ``verdict`` says it in words. ``scores``
+    has the mean average precision of each evaluation.
     """
 
     path: Path
     command: str
     finished: bool
     steps: int
+    samples_seen: int | None
     loss: float | None
     clips_per_s: float | None
     data_wait: float | None
@@ -75,6 +77,7 @@ def run(folder: Path) -> ReportResult:
         command=str(files.identity.get("command", "")),
         finished=bool(files.cards),
         steps=steps,
+        samples_seen=_samples_seen(files.log),
         loss=_last_number(files.log, "loss"),
         clips_per_s=speed.clips_per_s if speed else None,
         data_wait=speed.data_wait if speed else None,
@@ -93,6 +96,11 @@ def _steps(files: RunFiles) -> int:
     stated = [dict(_flat("", card)).get("trained_by.steps", "") for card in files.cards.values()]
     logged = [entry["step"] + 1 for entry in files.log]
     return max([*(int(s) for s in stated if s.isdecimal()), *logged], default=0)
+
+
+def _samples_seen(log: Sequence[Mapping[str, Any]]) -> int | None:
+    seen = _last_number(log, "samples_seen")
+    return None if seen is None else int(seen)
 
 
 def _speed(log: Sequence[Mapping[str, Any]]) -> _Speed | None:
@@ -162,6 +170,7 @@ def _lead(files: RunFiles, result: ReportResult) -> str:
 def _summary(files: RunFiles, result: ReportResult) -> Section:
     facts: list[tuple[str, Cell]] = [
         ("steps done", f"{result.steps:,}"),
+        ("samples seen", None if result.samples_seen is None else f"{result.samples_seen:,}"),
         ("last loss", result.loss),
         ("clips per second", result.clips_per_s),
         ("waiting for data", None if result.data_wait is None else f"{result.data_wait:.0%}"),
@@ -202,7 +211,8 @@ def _videos(path: Path) -> str:
 
 
 def _curves(log: Sequence[Mapping[str, Any]]) -> Section:
-    names = figures.scalars(log)
+    # A straight line tells nothing that the summary does not.
+    names = [name for name in figures.scalars(log) if name != "samples_seen"]
     if not names:
         return Section("Curves", [report.Text("The run has no logged step yet.")])
     drawn = [

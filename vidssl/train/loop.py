@@ -75,6 +75,11 @@ class Trainer:
                 self.module, device_ids=devices, **_keep_buffers()
             )
 
+    @property
+    def samples_seen(self) -> int:
+        """Samples that the steps so far have trained on, over all processes; repeats count."""
+        return self.step * self.plan.optim.batch
+
     def train_step(self, batch: Any) -> dict[str, float | Tensor]:
         """Do one step; return loss, learning rate, gradient norm and the method's scalars.
 
@@ -235,6 +240,7 @@ def _log(
     entry = {
         "step": step - 1,
         **{name: float(value) for name, value in scalars.items()},
+        "samples_seen": trainer.samples_seen,
         "clips_per_s": plan.optim.batch / step_s,
         "data_wait": min(1.0, wait_s / step_s),
         "memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
