@@ -2,7 +2,7 @@
 
 import typer
 
-from . import _common, bench
+from . import _common, bench, weights
 from .demo import demo
 from .doctor import doctor
 from .eval_ava import eval_ava
@@ -38,4 +38,5 @@ app.command("eval-ava")(eval_ava)
 app.command()(report)
 app.command()(models)
 app.command()(recipes)
+app.add_typer(weights.app, name="weights")
 app.add_typer(bench.app, name="bench")

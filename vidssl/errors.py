@@ -53,6 +53,10 @@ class OutputError(VidsslError):
     """An output path that cannot be written without losing something else."""
 
 
+class ExportError(VidsslError):
+    """A model that cannot be exported, or whose exported form does not compute the same."""
+
+
 class Interrupted(BaseException):
     """The work was asked to stop and left files that the next run continues from.
 

@@ -53,6 +53,12 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
     "report": (["run"], JSON),
     "models": ([], JSON),
     "recipes": (["name"], JSON),
+    "weights inspect": (["file"], JSON | {"--momentum-encoder"}),
+    "weights convert": (
+        ["file"],
+        JSON
+        | {"--to", "--model", "--recipe", "--min-match", "--momentum-encoder", "--classifier"},
+    ),
     "bench decode": ([], BENCH),
     "bench loader": ([], BENCH),
 }

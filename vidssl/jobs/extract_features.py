@@ -21,6 +21,7 @@ from vidssl.errors import AnnotationError, Interrupted
 from vidssl.features import BankIdentity, BankRows, BankWriter
 from vidssl.files import sha256
 from vidssl.jobs import _detector as shared
+from vidssl.jobs._geometry import remark
 from vidssl.jobs._stopping import stoppable
 from vidssl.progress import Progress, silent
 from vidssl.recipe import Extract
@@ -75,6 +76,7 @@ def run(
     preload(["vidssl.data.keyframes"])
     shared.require_alone("extract-features")
     trunk, card = shared.load_encoder(encoder, plan.backbone)
+    remark(card, plan.backbone, None, progress)
     tables = [read_person_boxes(path, plan.min_score) for path in boxes]
     moments = [moment for table in tables for moment in detected(table)]
     if not moments:

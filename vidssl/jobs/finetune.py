@@ -29,6 +29,7 @@ from vidssl.jobs import _detector as shared
 from vidssl.jobs import _pace as pace
 from vidssl.jobs import _training as training
 from vidssl.jobs import report
+from vidssl.jobs._geometry import remark
 from vidssl.nn.distributed import first_here, joined, rank
 from vidssl.progress import Progress, silent
 from vidssl.recipe import Detection, dump
@@ -121,6 +122,8 @@ def run(
         training.require_checkpoint(out)
     detector = initial_detector(plan, encoder, labels, bank)
     with joined(device_of(plan.device)), RunFolder(out, identity, dump(plan)) as folder:
+        if origin is not None and rank() == 0:
+            remark(origin, plan.backbone, plan.augment.crop_px, progress)
         with first_here():
             cache = out / "index.parquet"
             placed = shared.place_moments(moments, data.videos, cache, progress, data.time_origin)

@@ -41,6 +41,11 @@ class Match:
         return len(self.matched) / total if total else 0.0
 
     @property
+    def unfilled(self) -> tuple[str, ...]:
+        """Return the names of the backbone's tensors that the file does not fill."""
+        return self.missing + tuple(told.partition(":")[0] for told in self.wrong_shape)
+
+    @property
     def counts(self) -> dict[str, int]:
         """Return how many tensors there are of each kind."""
         kinds = ("matched", "missing", "unexpected", "reshaped", "wrong_shape")

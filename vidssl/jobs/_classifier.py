@@ -1,0 +1,73 @@
+"""A classifier on disk: ``classifier.safetensors`` and its card."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vidssl import __version__
+from vidssl.backbones import BackboneConfig
+from vidssl.errors import CheckpointError
+from vidssl.recipe import backbone_from
+from vidssl.recognition.classifier import Classifier
+from vidssl.train.weights import load_into, load_weights, save_weights
+
+
+@dataclass(frozen=True)
+class TrainedClassifier:
+    """A classifier from disk; ``labels`` names its K columns in order, where they are known."""
+
+    classifier: Classifier
+    backbone: BackboneConfig
+    labels: tuple[str, ...] | None
+    card: dict[str, Any]
+
+
+def save_classifier(
+    folder: Path,
+    classifier: Classifier,
+    backbone: BackboneConfig,
+    *,
+    labels: Sequence[str] | None,
+    facts: Mapping[str, Any],
+) -> str:
+    """Write the classifier with its card, and return its hash.
+
+    ``labels`` names the columns in order. ``facts`` join the card: ``trained_by``, ``decoder``, and
+    ``geometry`` with ``crop_px``, where they are known.
+
+    Raises:
+        ValueError: if there are not as many labels as classes.
+    """
+    num_classes = classifier.classifier.out_features
+    if labels is not None and len(labels) != num_classes:
+        raise ValueError(f"{len(labels)} labels for {num_classes} classes")
+    card = {
+        "backbone": backbone.model_dump(mode="json"),
+        "features": classifier.encoder.features,
+        "num_classes": num_classes,
+        "labels": None if labels is None else list(labels),
+        "code": __version__,
+        **facts,
+    }
+    return save_weights(folder, "classifier", classifier, card)
+
+
+def load_classifier(path: Path) -> TrainedClassifier:
+    """Return the classifier in a run's folder, or of a ``.safetensors`` file.
+
+    Raises:
+        CheckpointError: if there is none, or it is damaged.
+        RecipeError: if this version does not know its backbone.
+    """
+    card, tensors = load_weights(path, "classifier")
+    num_classes, labels = card.get("num_classes"), card.get("labels")
+    if not isinstance(num_classes, int) or num_classes < 1:
+        raise CheckpointError(f"{path}: its card names no number of classes; expected num_classes")
+    if labels is not None and (not isinstance(labels, list) or len(labels) != num_classes):
+        raise CheckpointError(f"{path}: its card does not name each of its {num_classes} classes")
+    backbone = backbone_from(card, str(path))
+    classifier = Classifier(backbone.build(), num_classes=num_classes)
+    load_into(classifier, tensors, str(path))
+    names = None if labels is None else tuple(str(label) for label in labels)
+    return TrainedClassifier(classifier, backbone, names, card)
