@@ -6,6 +6,7 @@ from . import _common, bench, weights
 from .demo import demo
 from .doctor import doctor
 from .eval_ava import eval_ava
+from .export import export
 from .extract_features import extract_features
 from .finetune import finetune
 from .index import index
@@ -35,6 +36,7 @@ app.command()(pretrain)
 app.command()(finetune)
 app.command("extract-features")(extract_features)
 app.command("eval-ava")(eval_ava)
+app.command()(export)
 app.command()(report)
 app.command()(models)
 app.command()(recipes)

@@ -50,6 +50,7 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         | {"--bank", "--empty-bank", "--excluded", "--protocol", "--min-score", "--max-failed"}
         | {"--time-origin"},
     ),
+    "export": (["checkpoint"], JSON | {"--format", "--out", "--crop"}),
     "report": (["run"], JSON),
     "models": ([], JSON),
     "recipes": (["name"], JSON),
