@@ -70,8 +70,11 @@ def test_a_fresh_block_with_an_identity_shortcut_is_the_identity(
     config = Config.model_validate({"width": 8, "depths": [2, 1, 1, 1], "block": block})
     encoder = config.build().train(training)
     with torch.no_grad():
-        one = encoder.trunk.res2[0](encoder.trunk.stem(torch.rand(2, 3, 4, 32, 32)))  # type: ignore[index, operator]
-        assert torch.equal(encoder.trunk.res2[1](one), one)  # type: ignore[index, operator]
+        stem, first, second = map(
+            encoder.get_submodule, ("trunk.stem", "trunk.res2.0", "trunk.res2.1")
+        )
+        one = first(stem(torch.rand(2, 3, 4, 32, 32)))
+        assert torch.equal(second(one), one)
     assert one.std() > 0
 
 

@@ -16,7 +16,7 @@ Tensor suffixes: B clips, C channels, T frames, H and W pixels; T', H', W' of a 
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -80,8 +80,8 @@ class ResNetConfig(BackboneConfig, ABC):
     """Probability of leaving out the last block for a clip while training; earlier blocks have
     less, down to none for the first (Huang et al., ECCV 2016, https://arxiv.org/abs/1603.09382)."""
     activation_checkpointing: bool = False
-    """Keep each block's input only and compute its inside again on the way back: less memory,
-    about a third more time, the same gradients and running statistics."""
+    """Keep the input of the stem and of each block only, and compute their insides again on the way
+    back: less memory, about a third more time, the same gradients and running statistics."""
 
     @model_validator(mode="after")
     def _non_local_blocks_stand(self) -> Self:
@@ -202,18 +202,39 @@ class Residual(nn.Module):
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """Return the block's output."""
         if self.recomputed and self.training and torch.is_grad_enabled():
-            out: Tensor = checkpoint(
-                self._block, x_BCTHW, use_reentrant=False, context_fn=self._contexts
-            )
-            return out
+            return recompute(self, self._block, x_BCTHW)
         return self._block(x_BCTHW)
 
     def _block(self, x_BCTHW: Tensor) -> Tensor:
         return F.relu_(self.branch(x_BCTHW) + self.shortcut(x_BCTHW))
 
-    def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """Return what surrounds the first pass and the second, which sees the batch again."""
-        return nullcontext(), unremembered(self)
+
+class Recomputed(nn.Sequential):
+    """Layers that keep their input alone for the backward pass."""
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        """Return what the last layer gives."""
+        if self.training and torch.is_grad_enabled():
+            return recompute(self, self._layers, x_BCTHW)
+        return self._layers(x_BCTHW)
+
+    def _layers(self, x_BCTHW: Tensor) -> Tensor:
+        for layer in self:
+            x_BCTHW = layer(x_BCTHW)
+        return x_BCTHW
+
+
+def recompute(module: nn.Module, inside: Callable[[Tensor], Tensor], x_BCTHW: Tensor) -> Tensor:
+    """Return ``inside(x)``, which runs once more on the way back instead of being kept.
+
+    The second run draws the same random numbers and moves none of the module's statistics.
+    """
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), unremembered(module)
+
+    out: Tensor = checkpoint(inside, x_BCTHW, use_reentrant=False, context_fn=contexts)
+    return out
 
 
 def conv(
@@ -270,7 +291,8 @@ def stem(plan: Plan) -> nn.Sequential:
     else:
         layers = _normed(plan, None, conv(RGB, width, (plan.kernels[0], 7), stride=stride))
     pool = nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
-    return nn.Sequential(OrderedDict([*layers, ("pool", pool)]))
+    kind = Recomputed if plan.config.activation_checkpointing else nn.Sequential
+    return kind(OrderedDict([*layers, ("pool", pool)]))
 
 
 def stage(plan: Plan, number: int) -> nn.Sequential:

@@ -84,7 +84,7 @@ class SyncNorm(nn.BatchNorm3d):
         """Return the normalised map, of the shape that came in."""
         if not self.training or world_size() == 1:
             return super().forward(x_BCTHW)
-        wide = x_BCTHW.float()
+        wide = x_BCTHW.to(torch.promote_types(x_BCTHW.dtype, torch.float32))
         count = wide.new_tensor([wide.numel() / wide.shape[1]])
         totals = sum_with_grad(torch.cat([wide.sum(ALONG), count]))
         mean_C, count = totals[:-1] / totals[-1], totals[-1:].detach()
@@ -156,14 +156,11 @@ class FrozenNorm(nn.BatchNorm3d):
 
 @torch.no_grad()
 def remember(norm: nn.BatchNorm3d, mean_C: Tensor, var_C: Tensor) -> None:
-    """Move the running statistics towards a batch's, unless that is switched off just now."""
-    if not norm.track_running_stats:
-        return
+    """Move the running statistics towards a batch's."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    assert norm.num_batches_tracked is not None
     assert norm.momentum is not None
-    norm.num_batches_tracked += 1
+    _count(norm).add_(1)
     norm.running_mean.lerp_(mean_C, norm.momentum)
     norm.running_var.lerp_(var_C, norm.momentum)
 
@@ -180,15 +177,18 @@ def groups_of(channels: int, most: int) -> int:
 @contextmanager
 def unremembered(module: nn.Module) -> Iterator[None]:
     """Run the block without moving any running statistic: for a pass over a batch already seen."""
-    tracking = [
-        norm
-        for norm in module.modules()
-        if isinstance(norm, nn.BatchNorm3d) and norm.track_running_stats
-    ]
-    for norm in tracking:
-        norm.track_running_stats = False
+    norms = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm3d)]
+    before = [(norm.momentum, _count(norm).clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in tracking:
-            norm.track_running_stats = True
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            _count(norm).copy_(count)
+
+
+def _count(norm: nn.BatchNorm3d) -> Tensor:
+    assert norm.num_batches_tracked is not None
+    return norm.num_batches_tracked

@@ -1,0 +1,427 @@
+"""What all residual families share: the authors' sizes, options, the identity at the start."""
+
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from vidssl.backbones import Encoder, c2d, fast, i3d, r3d, resnet_rs, slow, slowfast
+from vidssl.backbones._residual import ResNetConfig, SingleConfig, kernels_by_block
+from vidssl.jobs.models import multiply_adds
+from vidssl.nn.gates import SelfGate, SqueezeExcitation
+from vidssl.nn.momentum import follow, frozen_copy
+from vidssl.nn.non_local import NonLocal, NonLocalConfig
+
+R101: dict[str, Any] = {"depths": (3, 4, 23, 3)}
+PART = {"slow_temporal_blocks": (3, 4, 6, 3), "fast_temporal_blocks": (3, 4, 6, 3)}
+R101_16X8 = {**R101, **PART, "fusion_kernel": 5, "frames": 64}
+THREE = NonLocalConfig(res4=(6, 13, 20), similarity="dot_product", pool=(2, 2, 2))
+FIVE = NonLocalConfig(res3=(1, 3), res4=(1, 3, 5))
+NARROW: dict[str, Any] = {"width": 8, "depths": (1, 1, 1, 1), "frames": 8}
+FAMILIES: tuple[type[ResNetConfig], ...] = (
+    slow.Config,
+    fast.Config,
+    c2d.Config,
+    i3d.Config,
+    r3d.Config,
+    resnet_rs.Config,
+    slowfast.Config,
+)
+
+
+def on_meta(config: ResNetConfig) -> Encoder:
+    """Build without memory or arithmetic: enough for names, shapes and counts."""
+    with torch.device("meta"):
+        return config.build()
+
+
+def size(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def rs(depth: int, **options: Any) -> resnet_rs.Config:
+    return resnet_rs.Config(depths=resnet_rs.DEPTHS[depth], **options)
+
+
+@pytest.mark.parametrize(
+    ("config", "classes", "expected"),
+    [
+        (i3d.Config(), 400, 28_043_472),
+        (c2d.Config(), 400, 24_327_632),
+        (slowfast.Config(**R101_16X8), 400, 53_774_808),
+        (slowfast.Config(**R101_16X8, non_local=THREE), 400, 60_080_088),
+        (r3d.Config(), 0, 31_672_128),
+        (r3d.Config(), 400, 32_491_728),
+        (r3d.Config(**R101), 0, 59_577_152),
+        (r3d.Config(depths=(3, 8, 36, 3)), 0, 82_036_544),
+        (r3d.Config(depths=(3, 8, 36, 3), width=128), 0, 327_749_248),
+        (r3d.Config(local_branch=True), 0, 31_672_128 + 20_207_616),
+        (rs(50), 400, 48_129_840),
+        (rs(101), 400, 84_969_520),
+        (rs(152), 400, 114_788_144),
+        (rs(200), 400, 121_376_560),
+        (rs(50, self_gating="none"), 400, 42_555_440),
+        (rs(50, self_gating="all"), 400, 62_690_096),
+    ],
+)
+def test_parameters_are_the_authors(config: ResNetConfig, classes: int, expected: int) -> None:
+    encoder = on_meta(config)
+    linear = (encoder.features + 1) * classes
+    assert size(encoder) + linear == expected
+
+
+@pytest.mark.parametrize("norm", ["group", "sync", "sub-batch", "frozen"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_norm_has_batch_norms_parameters(family: type[ResNetConfig], norm: str) -> None:
+    other = family.model_validate({"norm": norm})
+    assert size(on_meta(other)) == size(on_meta(family.model_validate({})))
+    assert not any(type(m) is nn.BatchNorm3d for m in on_meta(other).modules())
+
+
+# The tolerance is the 0.1 per cent that is left between counters, or half of the last digit.
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize(
+    ("config", "crop_px", "gflops"),
+    [
+        (i3d.Config(), 256, 37.1),
+        (c2d.Config(), 256, 25.5),
+        (slowfast.Config(**R101_16X8, non_local=THREE), 256, 233.96),
+    ],
+)
+def test_multiply_adds_are_the_authors(config: ResNetConfig, crop_px: int, gflops: float) -> None:
+    encoder = config.build().eval()
+    network = nn.Sequential(encoder, nn.Linear(encoder.features, 400))
+    counted = counted_by_fvcore(network, torch.zeros(1, 3, config.frames, crop_px, crop_px)) / 1e9
+    assert counted == pytest.approx(gflops, rel=1e-3, abs=0.05 if gflops < 100 else 0)
+
+
+def counted_by_fvcore(network: nn.Module, clips: Tensor) -> float:
+    from fvcore.nn import FlopCountAnalysis
+
+    analysis = FlopCountAnalysis(network, clips)
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    with torch.no_grad():
+        by_operator = analysis.by_operator()
+    return float(sum(by_operator[name] for name in ("conv", "linear", "matmul", "bmm", "einsum")))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_counters_agree(family: type[ResNetConfig]) -> None:
+    options = {**NARROW, "non_local": {"res3": [0], "similarity": "dot_product"}}
+    encoder = family.model_validate(options).build().eval()
+    clips = torch.zeros(1, 3, 8, 64, 64)
+    assert multiply_adds(encoder, clips) == counted_by_fvcore(encoder, clips)
+
+
+@pytest.mark.parametrize("form", ["clip", "detection"])
+@pytest.mark.parametrize("block", ["bottleneck", "basic"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_detection_form_has_twice_the_cells_and_the_same_weights(
+    family: type[ResNetConfig], block: str, form: str
+) -> None:
+    config = family.model_validate({"block": block, "form": form})
+    encoder, other = on_meta(config), on_meta(family.model_validate({"block": block}))
+    map_ = encoder.maps(torch.empty(1, 3, config.frames, 224, 224, device="meta"))
+    cells = 7 if form == "clip" else 14
+    assert map_.shape == (
+        1,
+        encoder.features,
+        config.frames // encoder.temporal_stride,
+        cells,
+        cells,
+    )
+    assert {name: value.shape for name, value in encoder.state_dict().items()} == {
+        name: value.shape for name, value in other.state_dict().items()
+    }
+    dilations = {m.dilation for m in encoder.modules() if isinstance(m, nn.Conv3d)}
+    assert dilations == ({(1, 1, 1)} if form == "clip" else {(1, 1, 1), (1, 2, 2)})
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("norm", ["batch", "group", "frozen", "sub-batch"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fresh_non_local_blocks_and_deeper_stages_change_nothing(
+    family: type[ResNetConfig], norm: str, training: bool
+) -> None:
+    base = {**NARROW, "norm": norm, "depths": (1, 2, 2, 1)}
+    if family is resnet_rs.Config:
+        base["self_gating"] = "all"  # a deeper stage has another last block
+    plain = family.model_validate(base).build()
+    deeper = family.model_validate(
+        {**base, "depths": (1, 3, 2, 1), "non_local": {"res3": [0, 1], "res4": [1]}}
+    ).build()
+    missing, unexpected = deeper.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected
+    assert any("nonlocal" in name for name in missing)
+    for module in (*plain.modules(), *deeper.modules()):
+        if isinstance(module, StochasticDepth):
+            module.p = 0.0
+    clips = torch.rand(2, 3, 8, 32, 32)
+    with torch.no_grad():
+        one, other = plain.train(training).maps(clips), deeper.train(training).maps(clips)
+    assert one.std() > 0
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_drop_path_spares_the_mean_and_nothing_at_test_time(family: type[ResNetConfig]) -> None:
+    options = {"width": 8, "depths": (2, 2, 2, 2), "drop_path": 0.3}
+    config = family.model_validate(options)
+    rates = [m.p for m in config.build().modules() if isinstance(m, StochasticDepth)]
+    if isinstance(config, resnet_rs.Config):
+        assert rates == [0.04, 0.04, 0.06, 0.06, 0.08, 0.08, 0.10, 0.10]
+        return
+    pathways = 2 if isinstance(config, slowfast.Config) else 1
+    rising = [0.3 * block / 7 for block in range(1, 8)]  # the first block has none
+    assert sorted(rates) == pytest.approx(sorted(rising * pathways))
+
+
+def test_drop_path_leaves_out_whole_branches_of_single_clips() -> None:
+    torch.manual_seed(0)
+    encoder = slow.Config(width=8, depths=(1, 1, 1, 2), frames=2, drop_path=0.5).build()
+    block = encoder.get_submodule("trunk.res5.1")
+    nn.init.ones_(block.branch.norm3.weight)  # type: ignore[arg-type, union-attr]
+    x = torch.rand(64, 256, 2, 2, 2)
+    with torch.no_grad():
+        out = block.train()(x)
+        kept = [not torch.equal(mine, theirs) for mine, theirs in zip(out, x, strict=True)]
+        assert 20 < sum(kept) < 44
+        # A kept branch counts for the lost ones: divided by the probability of keeping it.
+        branch = nn.Sequential(*list(block.branch.children())[:-1])  # type: ignore[union-attr]
+        expected = torch.relu(branch(x) / 0.5 + x)
+        torch.testing.assert_close(out[torch.tensor(kept)], expected[torch.tensor(kept)])
+
+
+def gradients(model: nn.Module, clips: Tensor) -> Iterator[tuple[str, Tensor]]:
+    torch.manual_seed(7)
+    (model(clips) * torch.linspace(-1, 1, 8).view(-1, 1).to(clips)).square().sum().backward()
+    for name, value in model.named_parameters():
+        assert value.grad is not None
+        yield name, value.grad
+
+
+@pytest.mark.parametrize("norm", ["batch", "sub-batch", "group"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_checkpointed_activations_change_no_gradient_and_no_statistic(
+    family: type[ResNetConfig], norm: str
+) -> None:
+    torch.manual_seed(0)
+    options = {**NARROW, "frames": 4, "norm": norm, "drop_path": 0.2, "non_local": {"res3": [0]}}
+    plain = family.model_validate(options).build().double()
+    for module in plain.modules():
+        if getattr(module, "weight", None) is not None and hasattr(module, "eps"):
+            nn.init.uniform_(module.weight, 0.5, 1.5)  # type: ignore[arg-type]
+    saving = family.model_validate({**options, "activation_checkpointing": True}).build().double()
+    saving.load_state_dict(plain.state_dict())
+    clips = torch.rand(8, 3, 4, 32, 32, dtype=torch.double)
+    for (name, one), (_, other) in zip(
+        gradients(plain, clips), gradients(saving, clips), strict=True
+    ):
+        torch.testing.assert_close(other, one, rtol=1e-6, atol=1e-9, msg=name)
+    for (name, mine), theirs in zip(saving.named_buffers(), plain.buffers(), strict=True):
+        assert torch.equal(mine, theirs), name
+
+
+MEMORY = """
+import resource
+import sys
+
+import torch
+
+from vidssl.backbones import slow
+
+torch.set_num_threads(1)
+encoder = slow.Config(frames=4, activation_checkpointing=sys.argv[1] == "saving").build()
+clips = torch.rand(8, 3, 4, 128, 128)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+encoder(clips).sum().backward()
+grads = sum(p.numel() * 4 for p in encoder.parameters()) / 1024
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before - grads)
+"""
+
+
+def test_checkpointed_activations_need_much_less_memory() -> None:
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
+
+    def peak_kb(form: str) -> float:
+        ran = subprocess.run(
+            [sys.executable, "-c", MEMORY, form], capture_output=True, text=True, check=True
+        )
+        return float(ran.stdout)
+
+    assert peak_kb("saving") < 0.6 * peak_kb("plain")
+
+
+def test_a_pattern_of_kernels_is_repeated_over_a_stage() -> None:
+    assert kernels_by_block((5, 3, (3, 1), (3, 1), (1, 3)), (3, 4, 6, 3)) == (
+        5,
+        [[3, 3, 3], [3, 1, 3, 1], [3, 1, 3, 1, 3, 1], [1, 3, 1]],
+    )
+    assert kernels_by_block((1, 1, 1, 3, 3), (1, 1, 3, 2), (1, 1, 2, 0))[1][2:] == [
+        [3, 3, 1],
+        [1, 1],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"non_local": {"res4": [6]}}, "non_local.res4: no block 6; the stage has 0 to 5"),
+        ({"non_local": {"res2": [-1]}}, "non_local.res2: no block -1; the stage has 0 to 2"),
+        ({"drop_path": 1.0}, "less than 1"),
+    ],
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_cannot_be_is_refused(
+    family: type[ResNetConfig], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        family.model_validate(options)
+
+
+@pytest.mark.parametrize("family", [c2d.Config, i3d.Config])
+def test_an_odd_number_of_frames_cannot_be_paired(family: type[SingleConfig]) -> None:
+    with pytest.raises(ValidationError, match="frames 7 is not a multiple of 2; pairs of them"):
+        family.model_validate({"frames": 7})
+
+
+def test_c2d_does_not_see_the_order_of_frames() -> None:
+    torch.manual_seed(0)
+    encoder = c2d.Config(width=8, depths=(1, 1, 1, 1), non_local=NonLocalConfig(res3=(0,)))
+    model = encoder.build().eval()
+    clips = torch.rand(1, 3, 8, 32, 32)
+    swapped = clips[:, :, [1, 0, 3, 2, 4, 5, 7, 6]]
+    pairs_moved = clips[:, :, [4, 5, 0, 1, 6, 7, 2, 3]]
+    split = clips[:, :, [0, 2, 1, 3, 4, 5, 6, 7]]
+    with torch.no_grad():
+        assert torch.equal(model(swapped), model(clips))
+        torch.testing.assert_close(model(pairs_moved), model(clips))
+        assert not torch.allclose(model(split), model(clips))
+    ordered = i3d.Config(width=8, depths=(1, 1, 1, 1)).build().eval()
+    with torch.no_grad():
+        assert not torch.allclose(ordered(swapped), ordered(clips))
+
+
+# --- R3D's two branches
+
+
+def test_both_branches_stand_on_one_trunk_with_weights_of_their_own() -> None:
+    torch.manual_seed(0)
+    encoder = r3d.Config(**NARROW, local_branch=True).build()
+    clips = torch.rand(2, 3, 8, 64, 64)
+    one, other = encoder.branches(clips)
+    assert one.shape == other.shape == (2, 256, 4, 2, 2)
+    assert not torch.equal(one, other)
+    torch.autograd.backward(other.square().sum())
+    graded = {name for name, p in encoder.named_parameters() if p.grad is not None}
+    assert any(name.startswith("trunk.res4.") for name in graded)
+    assert any(name.startswith("local.") for name in graded)
+    assert not any(name.startswith("trunk.res5.") for name in graded)
+
+
+def test_either_branch_can_stand_for_the_encoder() -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {**NARROW, "local_branch": True}
+    first = r3d.Config(**options).build().eval()
+    second = r3d.Config(**options, maps_from="local").build().eval()
+    second.load_state_dict(first.state_dict())
+    clips = torch.rand(1, 3, 8, 32, 32)
+    with torch.no_grad():
+        both = first.branches(clips)
+        assert torch.equal(first.maps(clips), both[0])
+        assert torch.equal(second.maps(clips), both[1])
+
+
+def test_a_branch_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValidationError, match="maps_from: local needs local_branch: true"):
+        r3d.Config(maps_from="local")
+    with pytest.raises(ValueError, match="no local branch; set local_branch: true"):
+        r3d.Config(**NARROW).build().branches(torch.rand(1, 3, 8, 32, 32))
+
+
+# --- 3D ResNet-RS
+
+
+def test_rs_has_sixteen_frames_left_of_thirty_two() -> None:
+    map_ = on_meta(rs(50)).maps(torch.empty(1, 3, 32, 224, 224, device="meta"))
+    assert map_.shape == (1, 2048, 16, 7, 7)
+
+
+def test_gates_stand_where_the_code_has_them() -> None:
+    encoder = on_meta(rs(50))
+    gated = [name for name, m in encoder.named_modules() if isinstance(m, SelfGate)]
+    assert gated == [f"trunk.res{s}.{b}.branch.gate" for s, b in ((2, 2), (3, 3), (4, 5), (5, 2))]
+    branch = encoder.get_submodule("trunk.res2.2.branch")
+    assert [name for name, _ in branch.named_children()][-4:] == ["norm3", "gate", "excite", "drop"]
+    excited = [m for m in encoder.modules() if isinstance(m, SqueezeExcitation)]
+    assert len(excited) == 16
+    assert {m.squeeze.in_channels // m.squeeze.out_channels for m in excited} == {4}
+
+
+def test_with_open_gates_rs_is_the_plain_network_behind_a_deep_stem() -> None:
+    torch.manual_seed(0)
+    gated = resnet_rs.Config(**NARROW).build()
+    plain = resnet_rs.Config(**NARROW, self_gating="none", squeeze_excitation=False).build()
+    plain.load_state_dict(gated.state_dict(), strict=False)
+    for model in (gated, plain):
+        for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm3d)):
+            nn.init.ones_(norm.weight)
+    clips = torch.rand(1, 3, 8, 32, 32)
+    with torch.no_grad():
+        assert not torch.allclose(gated.eval()(clips), plain.eval()(clips), atol=1e-3)
+        for gate in (m for m in gated.modules() if isinstance(m, (SelfGate, SqueezeExcitation))):
+            last = list(gate.children())[-1]
+            nn.init.zeros_(last.weight)  # type: ignore[arg-type]
+            nn.init.constant_(last.bias, 100.0)  # type: ignore[arg-type]
+        torch.testing.assert_close(gated.eval()(clips), plain.eval()(clips))
+
+
+def test_at_the_start_stochastic_depth_has_nothing_to_leave_out() -> None:
+    torch.manual_seed(0)
+    always = (0.9, 0.9, 0.9, 0.9)
+    encoder = resnet_rs.Config(**NARROW, norm="frozen", stochastic_depth=always).build()
+    clips = torch.rand(2, 3, 8, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(encoder.train()(clips), encoder.eval()(clips))
+
+
+def test_the_average_of_weights_and_statistics_is_what_rs_is_scored_with() -> None:
+    torch.manual_seed(0)
+    conv, norm = nn.Conv3d(1, 2, 1), nn.BatchNorm3d(2, momentum=1.0)
+    net = nn.Sequential(conv, norm)
+    average = frozen_copy(net)
+    assert norm.running_mean is not None
+    expected = norm.running_mean.clone()
+    for step in range(3):
+        net(torch.rand(2, 1, 2, 2, 2) + step)
+        with torch.no_grad():
+            conv.weight += 1.0
+        follow(average, net, 0.5, buffers=True)
+        expected = 0.5 * expected + 0.5 * norm.running_mean
+    found = average.state_dict()
+    torch.testing.assert_close(found["1.running_mean"], expected)
+    assert found["1.num_batches_tracked"] == 3
+    # From w over w + 1, w + 2 and w + 3, each half way: w + 0.125 + 2 x 0.25 + 3 x 0.5.
+    torch.testing.assert_close(found["0.weight"], conv.weight.detach() - 3.0 + 2.125)
+
+
+def test_blocks_of_attention_can_stand_in_every_family() -> None:
+    for family in FAMILIES:
+        encoder = on_meta(family.model_validate({"non_local": FIVE.model_dump()}))
+        blocks = [name for name, m in encoder.named_modules() if isinstance(m, NonLocal)]
+        assert [name.split(".", 1)[1] for name in blocks] == [
+            "res3.nonlocal1",
+            "res3.nonlocal3",
+            "res4.nonlocal1",
+            "res4.nonlocal3",
+            "res4.nonlocal5",
+        ], family
