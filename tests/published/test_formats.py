@@ -251,9 +251,13 @@ def test_caffe2s_optimizer_is_left_aside_and_its_classifier_found() -> None:
         "model_iter": torch.ones(1),
         "pred_w": torch.ones(4, 64),
         "pred_b": torch.zeros(4),
+        "lfb_1x1_w": torch.ones(1),
+        "res5_9_branch3_w": torch.ones(1),
     }
     found = formats.translate("caffe2", theirs)
-    assert found.ignored == {"state of the optimizer": 3}
+    assert found.ignored == {"state of the optimizer": 3, "layers of the head": 1}
+    # What looks like a trunk's and is not known stays, to be told as unexpected.
+    assert "res5_9_branch3_w" in found.tensors
     assert found.classifier["weight"].shape == (4, 64)
 
 

@@ -420,6 +420,14 @@ def test_a_view_that_is_larger_than_the_file_is_refused(tmp_path: Path) -> None:
     assert "too big: its tensors take more than" in refused(path)
 
 
+def test_texts_are_bounded(tmp_path: Path) -> None:
+    text = "x" * 2**19
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"w": np.ones(1), "texts": [text] * 1000}))
+    facts = open_checkpoint(tmp_path / "a.pkl").facts
+    # Each is cut to 2**18 characters, and there are 2**22 in all.
+    assert [len(fact) for fact in facts.values()] == [2**18] * 16
+
+
 def test_compressed_and_overlapping_archives_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "bomb.pt"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -470,6 +478,7 @@ def rebuilt(offset: int, size: tuple[int, ...], strides: tuple[int, ...], path: 
         (-1, (1,), (1,), "shape or strides are"),
         (3, (2,), (-1,), "shape or strides are"),
         (0, (2,), (1, 1), "1 sizes and 2 strides"),
+        (0, (0, 2**61), (1, 1), "too big: a tensor's shape is"),
     ],
 )
 def test_a_tensor_outside_its_storage_is_refused(

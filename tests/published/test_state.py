@@ -107,6 +107,20 @@ def test_every_tensor_is_accounted_for() -> None:
         require(found, 0.51, "it")
 
 
+def test_what_is_left_over_counts_as_well() -> None:
+    # A deeper network has all tensors of a shallower one.
+    here = {f"{n}": ONE for n in range(9)}
+    found = match({f"{n}": ONE for n in range(12)}, here)
+    assert (found.share, found.used) == (1, 0.75)
+    require(found, 0.75, "it")
+    message = (
+        r"9 of the 9 tensors of it are there \(100.0%\), but only 75.0% of the file's have a "
+        r"place in it; expected at least 95%\n  unexpected \(3\): 9, 10, 11"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        require(found, 0.95, "it")
+
+
 def test_a_transposed_matrix_is_not_a_reshape() -> None:
     assert match({"w": torch.ones(2, 3)}, {"w": torch.ones(3, 2)}).wrong_shape
     assert match({"w": torch.ones(1, 3)}, {"w": torch.ones(3)}).reshaped

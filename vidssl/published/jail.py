@@ -57,7 +57,11 @@ def open_checkpoint(path: Path) -> Contents:
     if not path.is_file():
         near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise CheckpointError(f"{path}: no such file{nearest(path.name, near)}")
-    if _is_safetensors(path):
+    try:
+        is_safetensors = _is_safetensors(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    if is_safetensors:
         return _read_safetensors(path)
     with tempfile.TemporaryDirectory() as folder:
         seconds = BASE_S + path.stat().st_size // BYTES_PER_S
@@ -130,6 +134,6 @@ def _read_answer(path: Path, folder: Path) -> Contents:
         if "error" in answer:
             raise CheckpointError(f"{path}: {answer['error']}")
         tensors = safetensors.torch.load_file(str(folder / "out.safetensors"))
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: could not be read: {error}") from error
     return Contents(tensors, answer["facts"], answer["layout"], tuple(answer["unbuilt"]))

@@ -14,7 +14,7 @@ from torch import Tensor
 from vidssl.errors import CheckpointError
 
 LEAST = 0.95
-"""Share of a backbone's tensors that a file must have, by default."""
+"""Share of a backbone's tensors that a file must have, and of the file's with a place there."""
 COUNTER = "num_batches_tracked"
 
 
@@ -39,6 +39,12 @@ class Match:
         """Return the share of the backbone's tensors that the file has."""
         total = len(self.matched) + len(self.missing) + len(self.wrong_shape)
         return len(self.matched) / total if total else 0.0
+
+    @property
+    def used(self) -> float:
+        """Return the share of the file's tensors that have a place in the backbone."""
+        total = len(self.matched) + len(self.wrong_shape) + len(self.unexpected)
+        return 1 - len(self.unexpected) / total if total else 0.0
 
     @property
     def unfilled(self) -> tuple[str, ...]:
@@ -102,15 +108,19 @@ def _fit(given: Tensor, shape: tuple[int, ...], *, inflates: bool) -> Tensor | N
 def require(found: Match, least: float, what: str) -> None:
     """Refuse weights of which too little fits ``what``, such as ``"slow_r50_8x8"``.
 
+    A deeper network holds all that a shallower one needs, so what is left over counts as well.
+
     Raises:
         CheckpointError: with the counts, and the first names of each list.
     """
-    if found.share >= least:
+    if found.share >= least and found.used >= least:
         return
     total = len(found.matched) + len(found.missing) + len(found.wrong_shape)
+    counted = f"{len(found.matched)} of the {total} tensors of {what} are there ({found.share:.1%})"
+    if found.share >= least:
+        counted = f"{counted}, but only {found.used:.1%} of the file's have a place in it"
     lines = [
-        f"{len(found.matched)} of the {total} tensors of {what} are there ({found.share:.1%}); "
-        f"expected at least {least:.0%}",
+        f"{counted}; expected at least {least:.0%}",
         *_some("missing", found.missing),
         *_some("of another shape", found.wrong_shape),
         *_some("unexpected", found.unexpected),

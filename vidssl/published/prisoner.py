@@ -37,7 +37,8 @@ STOPPED = 77
 GIB = 2**30
 MAX_ITEMS = 500_000  # of all dictionaries and lists; a real checkpoint holds some thousands
 MAX_NAME = 1_000  # characters of a dotted path
-MAX_FACTS, MAX_TEXT = 20_000, 2**18
+MAX_FACTS, MAX_TEXT, MAX_TEXTS = 20_000, 2**18, 2**22  # characters of one, and of all
+MAX_SIZE = 2**48  # elements, were none of a shape's sizes 0
 MAX_UNBUILT = 100
 GROWTH = 4  # times its own size that a file's tensors may take, as views may share memory
 
@@ -276,6 +277,13 @@ def _whole(values: object) -> tuple[int, ...]:
     return tuple(values)
 
 
+def _shape(values: object) -> tuple[int, ...]:
+    shape = _whole(values)
+    if math.prod(size for size in shape if size) > MAX_SIZE:
+        raise RefusedError(f"too big: a tensor's shape is {shape!r:.80}")
+    return shape
+
+
 def tensor(
     storage: object, offset: object, shape: object, strides: object, *rest: object
 ) -> object:
@@ -284,7 +292,7 @@ def tensor(
         return Inert()
     dtype = rest[2] if len(rest) > 2 else None  # of _rebuild_tensor_v3
     name = dtype.name if isinstance(dtype, DType) else storage.dtype
-    sizes, steps, (start,) = _whole(shape), _whole(strides), _whole((offset,))
+    sizes, steps, (start,) = _shape(shape), _whole(strides), _whole((offset,))
     if len(sizes) != len(steps):
         raise RefusedError(f"a tensor has {len(sizes)} sizes and {len(steps)} strides")
     if len(sizes) > 32:
@@ -569,6 +577,7 @@ def sorted_out(
     tensors: dict[str, View | Array] = {}
     facts: dict[str, object] = {}
     others = list(unbuilt)
+    texts = 0
     for path, leaf in flat(content):
         if path in tensors or path in facts:
             raise RefusedError(f"has two things of the name {path!r:.80}")
@@ -579,12 +588,21 @@ def sorted_out(
                 others.append(why)
             else:
                 tensors[path] = leaf
-        elif len(facts) < MAX_FACTS and (leaf is None or isinstance(leaf, (bool, int, float, str))):
-            if not isinstance(leaf, int) or abs(leaf) < 2**63:
-                facts[path] = leaf[:MAX_TEXT] if isinstance(leaf, str) else leaf
-        elif isinstance(leaf, DType):
-            facts[path] = f"torch.{leaf.name}"
+        elif (fact := _fact(leaf)) is not None and len(facts) < MAX_FACTS and texts < MAX_TEXTS:
+            facts[path] = fact[0]
+            texts += len(fact[0]) if isinstance(fact[0], str) else 0
     return tensors, facts, list(dict.fromkeys(others))[:MAX_UNBUILT]
+
+
+def _fact(leaf: object) -> tuple[object] | None:
+    """Return a plain value as JSON can hold it, or None if this is no plain value."""
+    if isinstance(leaf, str):
+        return (leaf[:MAX_TEXT],)
+    if isinstance(leaf, DType):
+        return (f"torch.{leaf.name}",)
+    if isinstance(leaf, int) and not isinstance(leaf, bool):
+        return (leaf,) if abs(leaf) < 2**63 else None
+    return (leaf,) if leaf is None or isinstance(leaf, (bool, float)) else None
 
 
 def _unreadable(array: Array) -> str:
@@ -612,7 +630,7 @@ def outline(leaf: View | Array) -> tuple[str, tuple[int, ...]]:
     """Return (name of the element type, shape)."""
     if isinstance(leaf, View):
         return leaf.dtype, leaf.shape
-    return array_type(leaf)[0], _whole(leaf.content[0])
+    return array_type(leaf)[0], _shape(leaf.content[0])
 
 
 def values(leaf: View | Array, pieces: Pieces) -> bytes:
@@ -730,6 +748,8 @@ def told(error: Exception, size: int) -> str:
         return str(error)
     if isinstance(error, MemoryError):
         return f"too big: takes more memory than a file of {size} bytes may"
+    if isinstance(error, OSError):
+        return f"could not be read: {error.strerror}"
     if isinstance(error, EOFError):
         return "truncated: ends in the middle"
     return f"damaged, or not a checkpoint: {type(error).__name__}: {error!s:.200}"
@@ -748,12 +768,12 @@ def main(arguments: Sequence[str]) -> NoReturn:
         limit(size, seconds)
         wall()
         try:
-            found = answer(source, out, size)
+            text = json.dumps(answer(source, out, size))
+            out.flush()
         # Whatever a file like this can cause, it is the file that is wrong.
         except Exception as error:
-            found = {"error": told(error, size)}
-        json.dump(found, words)
-        out.flush()
+            text = json.dumps({"error": told(error, size)})
+        words.write(text)
         words.flush()
         os._exit(0)
 

@@ -4,7 +4,7 @@ The Fast pathway's names begin with ``t_``; a lateral connection is called after
 before it. ``riv`` is the running variance itself. The feature bank's models have an affine in place
 of batch norm, scale and shift alone: mean 0 and variance 1 - eps make the same of ours.
 
-What those models add for the bank (``fbo``, ``lfb``) is not translated.
+What those models have behind res5, for boxes and for the bank, is left out.
 """
 
 import re
@@ -30,11 +30,9 @@ LATERAL = re.compile(
     r"t_(?:pool1|res(?P<stage>[2-4])_\d+_branch2c_bn)_subsample_(?:w|bn_(?P<leaf>s|b|rm|riv))"
 )
 BLOCK = re.compile(r"res(?P<stage>[2-5])_(?P<block>\d+)_branch(?P<branch>\w+)")
+TRUNK = re.compile(r"(t_)?(conv1|pool1|res_conv1|res[2-5]|nonlocal_conv[2-5])_.+")
 OPTIMIZER = re.compile(r".+_momentum|lr|model_iter")
-LEAVES = {
-    **{"s": "weight", "b": "bias", "rm": "running_mean", "riv": "running_var"},
-    "w": "weight",
-}
+LEAVES = {"w": "weight", "s": "weight", "b": "bias", "rm": "running_mean", "riv": "running_var"}
 
 
 def recognise(names: Collection[str]) -> bool:
@@ -51,6 +49,8 @@ def translate(tensors: Mapping[str, Tensor]) -> Translation:
             return "ignored: state of the optimizer"
         if name in {"pred_w", "pred_b"}:
             return f"classifier.{LEAVES[name[-1]]}"
+        if not TRUNK.fullmatch(name):
+            return "ignored: layers of the head"
         if found := LATERAL.fullmatch(name):
             number = int(found["stage"] or 1) - 1
             leaf = found["leaf"]
