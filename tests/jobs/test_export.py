@@ -185,6 +185,14 @@ def test_the_report_is_of_several_numbers_of_clips_and_boxes(
         assert all(value <= 1e-5 for value in result.largest.values())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_means_the_same_as_its_folder(kind: str, checkpoints: dict[str, Path]) -> None:
+    (weights,) = checkpoints[kind].glob("*.safetensors")
+    by_file, by_folder = open_graph(weights), open_graph(checkpoints[kind])
+    assert kind.endswith(by_file.kind)
+    assert replace(by_file, module=by_folder.module) == by_folder
+
+
 def test_the_outputs_are_logits_and_what_they_stand_for(checkpoints: dict[str, Path]) -> None:
     classifier, detector = (open_graph(checkpoints[kind]) for kind in ("classifier", "detector"))
     logits, scores = classifier.module(*inputs_of(classifier, 2, 0))

@@ -86,15 +86,15 @@ def run(
     path = out or _beside(checkpoint, graph.kind, written_as.suffix)
     card = path.with_name(f"{path.name}.json")
     _require_place(path, card, written_as.suffix, format_name)
-    progress("exporting: tracing", 0, 3)
+    progress("exporting, tracing", 0, 3)
     program = trace(graph)
-    progress("exporting: writing", 1, 3)
+    progress("exporting, writing", 1, 3)
     with replacing(path) as aside:
         written_as.write(graph, program, aside)
-        progress("exporting: comparing", 2, 3)
+        progress("exporting, comparing", 2, 3)
         parity = compare(graph, written_as.open(aside))
         require_same(parity, limit, str(path))
-    progress("exporting: comparing", 3, 3)
+    progress("exporting, comparing", 3, 3)
     result = ExportResult(
         path=path,
         card=card,
