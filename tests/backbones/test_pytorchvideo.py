@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vidssl.backbones import slow, slowfast
+from vidssl.backbones import BackboneConfig, slow, slowfast
+from vidssl.section import choose
 
 with warnings.catch_warnings():
     # pytorchvideo scripts some activations on import, which PyTorch has deprecated.
@@ -19,6 +20,11 @@ with warnings.catch_warnings():
 TRUNK = 5  # blocks of the other library's models before the heads: a stem and four stages
 DILATED = ((1, 1, 1), (1, 1, 1), (1, 1, 1), (1, 2, 2))
 DETECTION_STRIDES = (1, 2, 2, 1)
+DILATED_RESNET: dict[str, Any] = {
+    "stage_spatial_h_stride": DETECTION_STRIDES,
+    "stage_spatial_w_stride": DETECTION_STRIDES,
+    "stage_conv_b_dilation": DILATED,
+}
 
 
 def our_name(theirs: str) -> str:
@@ -53,18 +59,24 @@ def live(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def copy_trunk(theirs: nn.Module, ours: nn.Module) -> None:
+def copy_trunk(theirs: nn.Module, ours: nn.Module, pooled: bool = False) -> None:
+    """Copy all but the head; ``pooled`` trunks have a pool as their third block."""
+
+    def without_pool(name: str) -> str:
+        block = int(name.split(".")[1])
+        return re.sub(r"^blocks\.\d+", f"blocks.{block - (pooled and block > 2)}", name)
+
     weights = {
-        our_name(name): value
+        our_name(without_pool(name)): value
         for name, value in theirs.state_dict().items()
-        if int(name.split(".")[1]) < TRUNK
+        if int(name.split(".")[1]) < TRUNK + pooled
     }
     ours.load_state_dict(weights, strict=True)
     ours.eval()
 
 
-def through(model: nn.Module, inputs: Any) -> Any:
-    for block in model.blocks[:TRUNK]:  # type: ignore[index]
+def through(model: nn.Module, inputs: Any, pooled: bool = False) -> Any:
+    for block in model.blocks[: TRUNK + pooled]:  # type: ignore[index]
         inputs = block(inputs)
     return inputs
 
@@ -74,45 +86,86 @@ def assert_equal(ours: Tensor, theirs: Tensor) -> None:
 
 
 @pytest.mark.parametrize("form", ["clip", "detection"])
+@pytest.mark.parametrize("family", ["c2d", "i3d"])
+def test_c2d_and_i3d_r50(family: str, form: str) -> None:
+    torch.manual_seed(0)
+    pair = [(3, 1, 1), (1, 1, 1)]
+    theirs = live(
+        create_resnet(
+            stem_conv_kernel_size=(1 if family == "c2d" else 5, 7, 7),
+            stage1_pool=nn.MaxPool3d,
+            stage_conv_a_kernel_size=((1, 1, 1),) * 4
+            if family == "c2d"
+            else ((3, 1, 1), pair, pair, pair[::-1]),
+            **(DILATED_RESNET if form == "detection" else {}),
+        )
+    )
+    config: BackboneConfig = choose("vidssl.backbones", {"name": family, "form": form})
+    ours = config.build()
+    copy_trunk(theirs, ours, pooled=True)
+    clips = torch.rand(2, 3, 8, 64, 64)
+    with torch.no_grad():
+        assert_equal(ours.maps(clips), through(theirs, clips, pooled=True))
+
+
+@pytest.mark.parametrize("form", ["clip", "detection"])
 def test_slow_r50(form: str) -> None:
     torch.manual_seed(0)
-    options = {"form": form, "frames": 4}
-    dilated: dict[str, Any] = {
-        "stage_spatial_h_stride": DETECTION_STRIDES,
-        "stage_spatial_w_stride": DETECTION_STRIDES,
-        "stage_conv_b_dilation": DILATED,
-    }
     theirs = live(
-        create_resnet(stem_conv_kernel_size=(1, 7, 7), **(dilated if form == "detection" else {}))
+        create_resnet(
+            stem_conv_kernel_size=(1, 7, 7), **(DILATED_RESNET if form == "detection" else {})
+        )
     )
-    ours = slow.Config.model_validate(options).build()
+    ours = slow.Config.model_validate({"form": form, "frames": 4}).build()
     copy_trunk(theirs, ours)
     clips = torch.rand(2, 3, 4, 64, 64)
     with torch.no_grad():
         assert_equal(ours.maps(clips), through(theirs, clips))
 
 
-@pytest.mark.parametrize(
-    ("alpha", "kernel", "form"), [(8, 5, "clip"), (4, 7, "clip"), (4, 7, "detection")]
+PART_OF_RES4 = [(3, 1, 1)] * 6 + [(1, 1, 1)] * 17
+KERNELS_50_50 = (
+    ((1, 1, 1), (1, 1, 1), PART_OF_RES4, (3, 1, 1)),
+    ((3, 1, 1), (3, 1, 1), PART_OF_RES4, (3, 1, 1)),
 )
-def test_slowfast_r50(alpha: int, kernel: int, form: str) -> None:
+LAYOUT_50_50 = {"slow_temporal_blocks": (3, 4, 6, 3), "fast_temporal_blocks": (3, 4, 6, 3)}
+
+
+@pytest.mark.parametrize(
+    ("depth", "alpha", "kernel", "form", "layout"),
+    [
+        (50, 8, 5, "clip", "full"),
+        (50, 4, 7, "clip", "full"),
+        (50, 4, 7, "detection", "full"),
+        (101, 4, 5, "clip", "full"),
+        (101, 4, 5, "detection", "full"),
+        (101, 4, 5, "clip", "50_50"),
+    ],
+)
+def test_slowfast(depth: int, alpha: int, kernel: int, form: str, layout: str) -> None:
     torch.manual_seed(0)
-    dilated: dict[str, Any] = {
-        "stage_spatial_strides": (DETECTION_STRIDES, DETECTION_STRIDES),
-        "stage_conv_b_dilations": (DILATED, DILATED),
-    }
+    dilated: dict[str, Any] = {}
+    if form == "detection":
+        dilated["stage_spatial_strides"] = (DETECTION_STRIDES, DETECTION_STRIDES)
+        dilated["stage_conv_b_dilations"] = (DILATED, DILATED)
+    if layout == "50_50":
+        dilated["stage_conv_a_kernel_sizes"] = KERNELS_50_50
     theirs = live(
         create_slowfast(
+            model_depth=depth,
             slowfast_channel_reduction_ratio=(8,),
             slowfast_conv_channel_fusion_ratio=2,
             slowfast_fusion_conv_kernel_size=(kernel, 1, 1),
             slowfast_fusion_conv_stride=(alpha, 1, 1),
-            **(dilated if form == "detection" else {}),
+            **dilated,
         )
     )
-    ours = slowfast.Config.model_validate(
-        {"alpha": alpha, "fusion_kernel": kernel, "form": form}
-    ).build()
+    options: dict[str, Any] = {"alpha": alpha, "fusion_kernel": kernel, "form": form}
+    if depth == 101:
+        options["depths"] = (3, 4, 23, 3)
+    if layout == "50_50":
+        options |= LAYOUT_50_50
+    ours = slowfast.Config.model_validate(options).build()
     copy_trunk(theirs, ours)
     clips = torch.rand(1, 3, 32, 64, 64)
     spread = torch.linspace(0, 31, 32 // alpha).long()
