@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from typer.testing import Result
 
 from vidssl.ava.labels import LabelMap
-from vidssl.backbones import Encoder, slow, slowfast
+from vidssl.backbones import Encoder, i3d, slow, slowfast
 from vidssl.errors import CheckpointError, ExportError, OutputError
 from vidssl.jobs import _detector as shared
 from vidssl.jobs import export
 from vidssl.jobs._classifier import save_classifier
 from vidssl.jobs._formats import FORMATS, trace
 from vidssl.jobs._graphs import Graph, open_graph
+from vidssl.nn.non_local import NonLocalConfig
+from vidssl.nn.norms import NormConfig
 from vidssl.recipe import Detection, validate
 from vidssl.recognition.classifier import Classifier
 from vidssl.train.weights import save_weights
@@ -287,6 +289,22 @@ def test_a_file_runs_in_a_process_without_vidssl(
     assert done.returncode == 0, done.stderr
     expected = graph.module(*inputs)[1]
     assert torch.allclose(torch.tensor(json.loads(done.stdout)), expected, atol=1e-5)
+
+
+def test_non_local_blocks_and_group_norm_are_exported_as_onnx(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    blocks = NonLocalConfig(res3=(0,), res4=(0,), frames_per_group={"res4": 1})
+    norm = NormConfig(kind="group", groups=4)
+    sizes = {"width": 8, "depths": (1, 1, 1, 1), "frames": 4}
+    config = i3d.Config.model_validate({**sizes, "non_local": blocks, "norm": norm})
+    encoder = config.build()
+    for name, value in encoder.state_dict().items():
+        if "nonlocal" in name and "norm" in name:
+            value.fill_(0.1)  # a fresh one adds nothing
+    card = {"backbone": config.model_dump(mode="json"), "features": encoder.features}
+    save_weights(tmp_path, "encoder", encoder, card)
+    result = export.run(tmp_path, "onnx", size_px=(32, 32))
+    assert result.largest["features"] <= 1e-5
 
 
 # --- what is not the same

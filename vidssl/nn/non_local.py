@@ -92,8 +92,10 @@ class NonLocal(nn.Module):
         grouped = self._groups(x_BCTHW)
         query_BPD, key_BQD, value_BQD = self._parts(grouped)
         if self.similarity in {"embedded_gaussian", "gaussian"}:
+            # As one head: the fused kernels, and ONNX, take four dimensions only.
+            query, key, value = (part[:, None] for part in (query_BPD, key_BQD, value_BQD))
             scale = self._scale(query_BPD)
-            y_BPD = F.scaled_dot_product_attention(query_BPD, key_BQD, value_BQD, scale=scale)
+            y_BPD = F.scaled_dot_product_attention(query, key, value, scale=scale)[:, 0]
         else:
             y_BPD = self._weights(query_BPD, key_BQD) @ value_BQD
         y = y_BPD.mT.reshape(grouped.shape[0], -1, *grouped.shape[2:])
