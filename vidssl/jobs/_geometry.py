@@ -1,11 +1,27 @@
 """The clips that weights were trained on, against those that they are now given."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from vidssl.backbones import BackboneConfig
+from vidssl.errors import RecipeError
 from vidssl.progress import REMARK, Progress
-from vidssl.published.formats import Geometry
+from vidssl.published.formats import Geometry, pyslowfast
+from vidssl.recipe import parse
+
+
+def described(facts: Mapping[str, Any]) -> Geometry:
+    """Return the clips that PySlowFast's config describes, if there is one that can be read."""
+    text = facts.get("cfg")
+    # A merge key can make a short text long; PySlowFast writes none.
+    if not isinstance(text, str) or re.search(r"<<\s*:", text):
+        return Geometry()
+    try:
+        config = parse(text, "cfg")
+    except (RecipeError, RecursionError):
+        return Geometry()
+    return pyslowfast.geometry(config) if isinstance(config, dict) else Geometry()
 
 
 def differences(there: Geometry, config: BackboneConfig, crop_px: int | None = None) -> list[str]:

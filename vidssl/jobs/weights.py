@@ -1,6 +1,5 @@
 """``vidssl weights``: what others published, looked into and made an encoder of ours."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,11 +15,11 @@ from vidssl.errors import CheckpointError, OutputError, RecipeError, nearest
 from vidssl.files import sha256
 from vidssl.jobs import recipes
 from vidssl.jobs._classifier import save_classifier
-from vidssl.jobs._geometry import differences
+from vidssl.jobs._geometry import described, differences
 from vidssl.jobs.models import SETTINGS
 from vidssl.progress import Progress, silent
 from vidssl.published import formats
-from vidssl.published.formats import Geometry, Translation, pyslowfast
+from vidssl.published.formats import Geometry, Translation
 from vidssl.published.jail import Contents, open_checkpoint
 from vidssl.published.match import LEAST, Match, match, require
 from vidssl.published.state import find_state
@@ -231,7 +230,7 @@ def _translated(path: Path, contents: Contents, *, momentum: bool) -> _Read:
     translation = Translation(
         translation.tensors, translation.classifier, ignored, translation.inflates
     )
-    return _Read(path, contents, name, translation, _geometry(contents.facts))
+    return _Read(path, contents, name, translation, described(contents.facts))
 
 
 def _empty(contents: Contents) -> str:
@@ -240,19 +239,6 @@ def _empty(contents: Contents) -> str:
             f"holds no tensors but objects of {', '.join(contents.unbuilt[:4])}; expected weights"
         )
     return "holds no tensors"
-
-
-def _geometry(facts: Mapping[str, Any]) -> Geometry:
-    """Return the clips that PySlowFast's config describes, if there is one that can be read."""
-    text = facts.get("cfg")
-    # A merge key can make a short text long; PySlowFast writes none.
-    if not isinstance(text, str) or re.search(r"<<\s*:", text):
-        return Geometry()
-    try:
-        config = parse(text, "cfg")
-    except (RecipeError, RecursionError):
-        return Geometry()
-    return pyslowfast.geometry(config) if isinstance(config, dict) else Geometry()
 
 
 # --- the backbone
@@ -291,14 +277,21 @@ def _matched(read: _Read, config: BackboneConfig) -> Match:
 def _ranked(read: _Read, progress: Progress) -> list[tuple[_Target, Match]]:
     """Return the known settings, best first: by share, then by how little is left over.
 
-    Settings that exchange weights with one before them are compared once.
+    Settings that exchange weights with one before them are compared once. A family begins with one
+    name in all its settings; where the file does not have it, the others are not compared.
     """
     found: list[tuple[_Target, Match]] = []
+    strangers: set[str] = set()
     for number, (name, setting) in enumerate(SETTINGS.items()):
         progress("comparing", number, len(SETTINGS))
-        twins = (m for t, m in found if t.config.geometry_free() == setting.config.geometry_free())
-        fit = next(twins, None) or _matched(read, setting.config)
-        found.append((_Target(name, setting.config), fit))
+        config = setting.config
+        if config.name in strangers:
+            continue
+        twins = (m for t, m in found if t.config.geometry_free() == config.geometry_free())
+        fit = next(twins, None) or _matched(read, config)
+        if fit.first not in read.translation.tensors:
+            strangers.add(config.name)
+        found.append((_Target(name, config), fit))
     progress("comparing", len(SETTINGS), len(SETTINGS))
     return sorted(found, key=lambda one: _rank(one[1], one[0].config, read.geometry))
 

@@ -24,7 +24,7 @@ class Match:
 
     ``fitted`` holds the tensors in the backbone's shapes and types. ``matched`` names them without
     counters; ``reshaped`` and ``wrong_shape`` say ``NAME: there -> here``. ``missing`` is the
-    backbone's alone, ``unexpected`` the file's.
+    backbone's alone, ``unexpected`` the file's. ``first`` is the first of the backbone's names.
     """
 
     fitted: dict[str, Tensor]
@@ -33,6 +33,7 @@ class Match:
     unexpected: tuple[str, ...]
     reshaped: tuple[str, ...]
     wrong_shape: tuple[str, ...]
+    first: str
 
     @property
     def share(self) -> float:
@@ -88,8 +89,15 @@ def match(
             if tuple(given.shape) != shape:
                 reshaped.append(change)
     unexpected = [n for n in tensors if n not in target and not n.endswith(COUNTER)]
-    lists = (matched, missing, unexpected, reshaped, wrong)
-    return Match(fitted, *(tuple(names) for names in lists))
+    return Match(
+        fitted,
+        matched=tuple(matched),
+        missing=tuple(missing),
+        unexpected=tuple(unexpected),
+        reshaped=tuple(reshaped),
+        wrong_shape=tuple(wrong),
+        first=next(iter(target), ""),
+    )
 
 
 def _fit(given: Tensor, shape: tuple[int, ...], *, inflates: bool) -> Tensor | None:
