@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import _common
+
+if TYPE_CHECKING:
+    from vidssl.jobs.bench import Measurement
 
 app = typer.Typer(
     help="Measure this machine: two sides timed in turn, the ratio of their medians, the limit.",
@@ -47,6 +50,34 @@ def loader(
     _measure(bench.loader, videos, samples, rounds, json_to)
 
 
+@app.command()
+def step(
+    model: Annotated[
+        str, typer.Option(help="slow_r50_4x16, slow_r50_8x8, or slowfast_... alike.")
+    ] = "slowfast_r50_8x8",
+    clips: Annotated[int, typer.Option(min=1, help="Clips of one step.")] = 2,
+    crop: Annotated[int, typer.Option(min=32, help="Side of the clips in pixels.")] = 224,
+    rounds: Rounds = 5,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile our side; its first round takes minutes.")
+    ] = False,
+    json_to: _common.JsonTo = None,
+) -> None:
+    """Time training and inference against pytorchvideo's networks, and the largest product."""
+    from vidssl.jobs import bench_step
+
+    with _common.user_errors():
+        with _common.progress() as progress:
+            result = bench_step.run(
+                model, clips=clips, crop_px=crop, rounds=rounds, compiled=compiled,
+                progress=progress,
+            )  # fmt: skip
+        if json_to is not None:
+            _common.write_json(asdict(result), json_to)
+    if json_to != "-":
+        _tell(result.measurements, "the largest product")
+
+
 def _measure(
     job: Callable[..., Any], videos: str | None, samples: int, rounds: int, json_to: str | None
 ) -> None:
@@ -55,11 +86,14 @@ def _measure(
             result = job(videos, samples=samples, rounds=rounds, progress=progress)
         if json_to is not None:
             _common.write_json(asdict(result), json_to)
-    if json_to == "-":
-        return
-    for found in result.measurements:
+    if json_to != "-":
+        _tell(result.measurements, "decoding alone")
+
+
+def _tell(measurements: "list[Measurement]", limit: str) -> None:
+    for found in measurements:
         _common.say(
             f"{found.name}: {found.ours:.2f} and {found.other:.2f} {found.unit}, "
-            f"ratio {found.ratio:.2f}; {found.share_of_limit:.2f} of decoding alone "
+            f"ratio {found.ratio:.2f}; {found.share_of_limit:.2f} of {limit} "
             f"({found.limit:.2f})"
         )

@@ -62,6 +62,7 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
     ),
     "bench decode": ([], BENCH),
     "bench loader": ([], BENCH),
+    "bench step": ([], JSON | {"--model", "--clips", "--crop", "--rounds", "--compile"}),
 }
 
 

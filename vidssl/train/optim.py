@@ -81,6 +81,10 @@ def optimizer(module: nn.Module, config: OptimConfig) -> optim.Optimizer:
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    # On a GPU one kernel updates all parameters.
+    fused = all(p.is_cuda for p in trained) or None
     if config.optimizer == "adamw":
-        return optim.AdamW(groups, lr=config.lr)
-    return optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+        return optim.AdamW(groups, lr=config.lr, fused=fused)
+    return optim.SGD(
+        groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused
+    )
