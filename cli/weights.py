@@ -55,8 +55,14 @@ def convert(
         str | None, typer.Option(help="Take this recipe's backbone: its name, or a YAML file.")
     ] = None,
     min_match: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of the backbone's tensors to be there.")
-    ] = 0.95,
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Share of the backbone's tensors to be there. Unless it is said, 0.95, and none "
+            "of another shape.",
+        ),
+    ] = None,
     momentum: Momentum = False,
     classifier: Annotated[
         bool, typer.Option("--classifier", help="Write classifier.safetensors beside OUT as well.")
@@ -65,8 +71,8 @@ def convert(
 ) -> None:
     """Make an encoder of a checkpoint, for `--encoder` of the other commands.
 
-    Without `--model` or `--recipe` it becomes the known backbone that it fits best. Below the share
-    of `--min-match` nothing is written.
+    Without `--model` or `--recipe` it becomes the known backbone that it fits best. If too little
+    fits, nothing is written. FILE may be an encoder of vidssl, for a backbone with further blocks.
     """
     # Imported here because it pulls in torch: `vidssl --help` must not wait for it.
     from vidssl.jobs import weights

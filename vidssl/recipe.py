@@ -250,6 +250,17 @@ def parse(text: str, where: str) -> Any:
         raise RecipeError(f"{where}: not YAML: {error}") from error
 
 
+def parse_texts(text: str) -> Any:
+    """Return what a stranger's text in YAML says, every value a text, or None if it is no YAML.
+
+    Making numbers and dates of texts raises whatever it likes, and merged keys grow without bound.
+    """
+    try:
+        return yaml.load(text, yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError):
+        return None
+
+
 def _override(values: dict[str, Any], override: str) -> None:
     """Set ``a.b=1`` in nested values."""
     key, equals, text = override.partition("=")

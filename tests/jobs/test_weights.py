@@ -14,7 +14,7 @@ import torch
 import yaml
 from torch import Tensor
 from torchvision.models import resnet50
-from torchvision.models.video import r3d_18
+from torchvision.models.video import R3D_18_Weights, r3d_18
 from typer.testing import Result
 
 from vidssl.backbones import slow, slowfast
@@ -23,9 +23,10 @@ from vidssl.files import sha256
 from vidssl.jobs import weights
 from vidssl.jobs._classifier import load_classifier
 from vidssl.jobs._detector import load_encoder
-from vidssl.jobs._geometry import described
+from vidssl.jobs._geometry import config_of, differences
 from vidssl.jobs.models import SETTINGS
-from vidssl.published.formats import Geometry
+from vidssl.nn.non_local import NonLocalConfig
+from vidssl.published.formats import Geometry, pyslowfast
 from vidssl.train.weights import load_weights, save_weights
 
 Cli = Callable[..., Result]
@@ -93,7 +94,10 @@ def test_a_converted_encoder_is_taken_and_says_where_from(
         assert torch.equal(tensor, state[renamed(name)]), name
     assert card["backbone"]["name"] == "slow"
     assert card["features"] == 256
-    assert card["geometry"] == {"frames": 8, "stride": 8, "crop_px": 224}
+    assert card["geometry"] == {
+        **{"frames": 8, "stride": 8, "crop_px": 224},
+        **{"mean": None, "std": None, "channels": None},
+    }
     assert card["trained_by"] == {"task": "published", "format": "pyslowfast"}
     assert card["published"] == {
         "file": "SLOW.pyth",
@@ -131,7 +135,7 @@ def test_json_says_the_same(cli: Cli, checkpoint: Path, recipe: Path, tmp_path: 
     card, _ = load_weights(out, "encoder")
     assert told["encoder_hash"] == card["hash"]
     assert (told["format"], told["share"], told["matched"]) == ("pyslowfast", 1.0, 85)
-    assert told["geometry"] == {"frames": 8, "stride": 8, "crop_px": 224}
+    assert told["geometry"]["frames"] == 8
 
 
 def test_finetune_takes_it_and_tells_that_its_clips_were_others(
@@ -425,8 +429,140 @@ def test_torchvisions_file_is_converted_to_the_same_network(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "cfg",
-    ["a: &a [1]\nb: {<<: *a}", "DATA: [", "[" * 3_000, "7", "DATA: {NUM_FRAMES: many}", None],
+    [
+        *("DATA: [", "[" * 3_000, "7", "DATA: {NUM_FRAMES: many}", None, "DATA: {}" + " " * 2**18),
+        # What YAML makes of a text may be no value of that kind: PyYAML raises what it likes.
+        *("a: 2001-99-99", f"a: {'1' * 5000}", "a: !!bool x", "a: !!timestamp x", "a: !!int ''"),
+        *("DATA: {NUM_FRAMES: 99999999999}", "a: !!python/object/apply:os.system [true]"),
+    ],
 )
 def test_a_config_that_cannot_be_read_leaves_the_clip_unknown(cfg: str | None) -> None:
-    assert described({"cfg": CFG}) == Geometry(8, 8, 224)
-    assert described({"cfg": cfg}) == Geometry()
+    assert pyslowfast.geometry(config_of({"cfg": CFG})) == Geometry(8, 8, 224)
+    assert pyslowfast.geometry(config_of({"cfg": cfg})) == Geometry()
+
+
+def test_a_config_of_merged_keys_does_not_grow() -> None:
+    # 40 levels, each twice the one before: 2**40 keys, were they merged.
+    lines = ["a0: &a0 {x: 1}"]
+    lines += [f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 40)]
+    assert len(config_of({"cfg": "\n".join(lines)})) == 40
+
+
+# --- relatives, and encoders of our own
+
+
+def test_a_relative_with_another_stem_is_refused_unless_a_share_is_stated(
+    cli: Cli, tmp_path: Path
+) -> None:
+    torch.save(published(slow.Config()), tmp_path / "slow.pyth")
+    out = tmp_path / "encoder.safetensors"
+    # 264 of 265 tensors have R3D's shapes; the stem, 1 x 7 x 7 for 5 x 7 x 7, does not.
+    message = refused_conversion(cli, tmp_path / "slow.pyth", "--to", out, "--model", "r3d_50_32x2")
+    assert "264 of the 265 tensors of r3d_50_32x2 are there (99.6%); those of another" in message
+    assert "of another shape (1): trunk.stem.conv.weight" in message
+    assert "--min-match 0.99 takes it nevertheless; the rest keeps fresh weights" in message
+    assert not out.exists()
+    made = weights.convert(tmp_path / "slow.pyth", out, model="r3d_50_32x2", least=0.99)
+    assert "1 tensors are not in the file and keep fresh weights" in made.remarks
+
+
+def test_an_encoder_of_ours_starts_one_with_non_local_blocks(
+    cli: Cli, checkpoint: Path, recipe: Path, tmp_path: Path
+) -> None:
+    plain = tmp_path / "encoder.safetensors"
+    weights.convert(checkpoint, plain, recipe=str(recipe))
+    further = tmp_path / "further.yaml"
+    further.write_text(RECIPE.replace("frames: 4", "frames: 4, non_local: {res4: [0]}"))
+    out = tmp_path / "further" / "encoder.safetensors"
+    message = refused_conversion(cli, plain, "--to", out, "--recipe", further)
+    # 12 more: weight and bias of four convolutions, four of the norm; 85 of 97.
+    assert "85 of the 97 tensors" in message
+    assert (
+        "--min-match 0.87 takes it nevertheless; the non-local blocks, which are all that is "
+        "missing, start as the identity"
+    ) in message
+    result = cli(
+        *("weights", "convert", plain, "--to", out, "--recipe", further, "--min-match", 0.87)
+    )
+    assert result.exit_code == 0, result.output
+    # The clips of the first conversion are still known.
+    assert "frames 8 there, 4 here" in result.stdout
+    card, tensors = load_weights(out, "encoder")
+    assert card["geometry"]["crop_px"] == 224
+    before = load_encoder(plain, CONFIG)[0].eval()
+    after = CONFIG.model_copy(update={"non_local": NonLocalConfig(res4=(0,))}).build().eval()
+    after.load_state_dict(tensors)
+    clips = torch.rand(1, 3, 4, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(after(clips), before(clips))
+
+
+def test_what_has_no_place_is_told_loudly(tmp_path: Path, checkpoint: Path, recipe: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    content["model_state"]["s2.pathway0_res0.more"] = torch.ones(1)
+    torch.save(content, tmp_path / "more.pyth")
+    out = tmp_path / "e.safetensors"
+    made = weights.convert(tmp_path / "more.pyth", out, recipe=str(recipe))
+    assert "1 tensors of the file have no place and are left out" in made.remarks
+
+
+# --- classifiers that are none
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight": torch.full((5, 256), torch.nan)}, "1 tensors are not finite, such as weight"),
+        (
+            {"bias": torch.zeros(4)},
+            "weights of (5, 256) and a bias of (4,); expected (classes, 256",
+        ),
+        ({"weight": torch.zeros(5)}, "weights of (5,) and a bias of (5,)"),
+        ({"weight": torch.zeros(()), "bias": torch.zeros(())}, "weights of () and a bias of (1,)"),
+        ({"weight": torch.zeros(0, 256), "bias": torch.zeros(0)}, "weights of (0, 256)"),
+        ({"weight": torch.zeros(5, 8)}, "weights of (5, 8)"),
+    ],
+)
+def test_a_damaged_classifier_is_refused_and_nothing_written(
+    cli: Cli, recipe: Path, tmp_path: Path, change: dict[str, Tensor], message: str
+) -> None:
+    def put(state: dict[str, Tensor]) -> None:
+        state.update({f"head.projection.{key}": value for key, value in change.items()})
+
+    path = damaged(tmp_path / "a.pyth", put)
+    out = tmp_path / "made" / "e.safetensors"
+    if not change["weight" if "weight" in change else "bias"].ndim:
+        assert cli("weights", "inspect", path).exit_code == 0
+    options = ("--to", out, "--recipe", recipe, "--classifier")
+    assert message in refused_conversion(cli, path, *options)
+    assert not out.parent.exists()
+
+
+def test_a_detectors_classifier_is_not_one_of_clips(cli: Cli, recipe: Path, tmp_path: Path) -> None:
+    content = published(CONFIG, classes=80) | {"cfg": f"{CFG}DETECTION: {{ENABLE: true}}\n"}
+    torch.save(content, tmp_path / "ava.pyth")
+    options = ("--to", tmp_path / "e.safetensors", "--recipe", recipe)
+    message = refused_conversion(cli, tmp_path / "ava.pyth", *options, "--classifier")
+    assert "but that of a detector, which reads boxes" in message
+    assert cli("weights", "convert", tmp_path / "ava.pyth", *options).exit_code == 0
+
+
+# --- how pixels were normalised
+
+
+def test_torchvisions_pixels_are_told_and_kept(cli: Cli, tmp_path: Path) -> None:
+    torch.save(r3d_18(weights=None, num_classes=3).state_dict(), tmp_path / "a.pth")
+    out = tmp_path / "encoder.safetensors"
+    result = cli("weights", "convert", tmp_path / "a.pth", "--to", out, "--model", "r3d_18")
+    told = "mean 0.432 0.395 0.376 there, 0.45 here, std 0.228 0.221 0.217 there, 0.225 here"
+    assert told in result.stdout
+    card, _ = load_weights(out, "encoder")
+    # As torchvision's own transforms of these weights have them.
+    own = R3D_18_Weights.KINETICS400_V1.transforms()
+    assert (card["geometry"]["mean"], card["geometry"]["std"]) == (own.mean, own.std)
+
+
+def test_pixels_as_ours_and_unknown_ones_are_not_told() -> None:
+    same = Geometry(mean=(0.45,) * 3, std=(0.225,) * 3)
+    assert differences(same, CONFIG) == differences(Geometry(), CONFIG) == []
+    assert "channels bgr there, rgb here" in differences(Geometry(channels="bgr"), CONFIG)[0]

@@ -157,12 +157,22 @@ def test_the_classifier_and_other_heads_of_pyslowfast() -> None:
 
 
 def test_the_geometry_of_pyslowfasts_config() -> None:
-    data = {"NUM_FRAMES": 8, "SAMPLING_RATE": 4, "TRAIN_CROP_SIZE": 224, "TEST_CROP_SIZE": 256}
+    data: dict[str, Any] = {"NUM_FRAMES": "8", "SAMPLING_RATE": "4", "TRAIN_CROP_SIZE": "224"}
     assert pyslowfast.geometry({"DATA": data}) == formats.Geometry(8, 4, 224)
     assert pyslowfast.geometry({}) == formats.Geometry()
-    assert pyslowfast.geometry({"DATA": {"NUM_FRAMES": "8", "SAMPLING_RATE": -1}}) == (
-        formats.Geometry()
-    )
+    wrong = {"NUM_FRAMES": ["8"], "SAMPLING_RATE": "-1", "MEAN": ["0.4", "0.4"], "STD": "0.2"}
+    assert pyslowfast.geometry({"DATA": wrong}) == formats.Geometry()
+    data |= {"MEAN": ["0.5", "0.25", ".45"], "STD": ["0.2", "0.2", "0.225"]}
+    found = pyslowfast.geometry({"DATA": data})
+    assert (found.mean, found.std) == ((0.5, 0.25, 0.45), (0.2, 0.2, 0.225))
+
+
+def test_blue_first_is_told_of_pyslowfasts_config() -> None:
+    swapped = {"DATA": {"REVERSE_INPUT_CHANNEL": "true"}}
+    assert pyslowfast.geometry(swapped).channels == "bgr"
+    config = {"DATA": {}, "AVA": {"BGR": "true"}, "DETECTION": {"ENABLE": "false"}}
+    assert pyslowfast.geometry(config).channels is None  # of detectors alone
+    assert pyslowfast.geometry(config | {"DETECTION": {"ENABLE": "true"}}).channels == "bgr"
 
 
 # --- Caffe2
@@ -499,6 +509,7 @@ def test_no_two_formats_know_the_same_names() -> None:
         "resnet2d": set(ResNet(Bottleneck, [1, 1, 1, 1]).state_dict()),
         "torchvision_video": set(torchvision_video.r2plus1d_18(weights=None).state_dict()),
         "pytorchvideo": set(create_slowfast(model_depth=18).state_dict()),
+        "vidssl": set(ours),
     }
     assert files.keys() == set(choices("vidssl.published.formats"))
     for name, names in files.items():
@@ -508,7 +519,7 @@ def test_no_two_formats_know_the_same_names() -> None:
 def test_unknown_names_are_told_with_the_formats_that_are_known() -> None:
     message = (
         r"of no known format: layer\.a, layer\.b \(known: caffe2, pyslowfast, pytorchvideo, "
-        r"resnet2d, torchvision_video\)"
+        r"resnet2d, torchvision_video, vidssl\)"
     )
     with pytest.raises(CheckpointError, match=message):
         formats.recognised({"layer.b", "layer.a"})

@@ -1,27 +1,38 @@
 """The clips that weights were trained on, against those that they are now given."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from vidssl.augment.views import MEAN, STD
 from vidssl.backbones import BackboneConfig
-from vidssl.errors import RecipeError
 from vidssl.progress import REMARK, Progress
-from vidssl.published.formats import Geometry, pyslowfast
-from vidssl.recipe import parse
+from vidssl.published.formats import Colour, Geometry
+from vidssl.recipe import parse_texts
+
+LONGEST = 2**18
+"""Characters of a config; PySlowFast's have some thousands."""
+SAME = 1e-3
+"""Difference up to which two means or deviations are one."""
 
 
-def described(facts: Mapping[str, Any]) -> Geometry:
-    """Return the clips that PySlowFast's config describes, if there is one that can be read."""
+def config_of(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return PySlowFast's config, all values as texts, or nothing if there is none to be read."""
     text = facts.get("cfg")
-    # A merge key can make a short text long; PySlowFast writes none.
-    if not isinstance(text, str) or re.search(r"<<\s*:", text):
+    if not isinstance(text, str) or len(text) > LONGEST:
+        return {}
+    config = parse_texts(text)
+    return config if isinstance(config, dict) else {}
+
+
+def stated(card: Mapping[str, Any]) -> Geometry:
+    """Return the clips that an encoder's card names; only weights that were converted do."""
+    there = card.get("geometry")
+    if not isinstance(there, dict):
         return Geometry()
-    try:
-        config = parse(text, "cfg")
-    except (RecipeError, RecursionError):
-        return Geometry()
-    return pyslowfast.geometry(config) if isinstance(config, dict) else Geometry()
+    frames, stride, crop_px = (_count(there.get(key)) for key in ("frames", "stride", "crop_px"))
+    mean, std = (_colour(there.get(key)) for key in ("mean", "std"))
+    channels = there.get("channels")
+    return Geometry(frames, stride, crop_px, mean, std, channels if channels == "bgr" else None)
 
 
 def differences(there: Geometry, config: BackboneConfig, crop_px: int | None = None) -> list[str]:
@@ -32,6 +43,11 @@ def differences(there: Geometry, config: BackboneConfig, crop_px: int | None = N
         ("crop_px", there.crop_px, crop_px),
     )
     told = [f"{key} {a} there, {b} here" for key, a, b in pairs if None not in (a, b) and a != b]
+    for key, colour, ours in (("mean", there.mean, MEAN), ("std", there.std, STD)):
+        if colour and any(abs(value - ours) > SAME for value in colour):
+            told.append(f"{key} {' '.join(f'{value:.3f}' for value in colour)} there, {ours} here")
+    if there.channels:
+        told.append(f"channels {there.channels} there, rgb here")
     return [f"the weights were trained on other clips: {', '.join(told)}"] if told else []
 
 
@@ -40,15 +56,20 @@ def remark(
 ) -> None:
     """Tell where an encoder's card names other clips than the recipe's.
 
-    Only weights that were converted name them; ``crop_px`` is None where a recipe has none.
+    ``crop_px`` is None where a recipe has none.
     """
-    stated = card.get("geometry")
-    if not isinstance(stated, dict):
-        return
-    there = Geometry(*(_count(stated.get(key)) for key in ("frames", "stride", "crop_px")))
-    for told in differences(there, config, crop_px):
+    for told in differences(stated(card), config, crop_px):
         progress(told, 0, REMARK)
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) else None
+    return value if type(value) is int else None
+
+
+def _colour(values: object) -> Colour | None:
+    if not isinstance(values, list) or len(values) != 3:
+        return None
+    if not all(type(value) is float and value > 0 for value in values):
+        return None
+    red, green, blue = values
+    return red, green, blue

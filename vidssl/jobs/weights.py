@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,17 @@ from vidssl.errors import CheckpointError, OutputError, RecipeError, nearest
 from vidssl.files import sha256
 from vidssl.jobs import recipes
 from vidssl.jobs._classifier import save_classifier
-from vidssl.jobs._geometry import described, differences
+from vidssl.jobs._geometry import config_of, differences, stated
 from vidssl.jobs.models import SETTINGS
 from vidssl.progress import Progress, silent
 from vidssl.published import formats
-from vidssl.published.formats import Geometry, Translation
+from vidssl.published.formats import Geometry, Translation, pyslowfast
 from vidssl.published.jail import Contents, open_checkpoint
-from vidssl.published.match import LEAST, Match, match, require
+from vidssl.published.match import Match, match, require
 from vidssl.published.state import find_state
 from vidssl.recipe import backbone_from, parse
 from vidssl.recognition.classifier import Classifier
-from vidssl.train.weights import save_weights
+from vidssl.train.weights import load_weights, save_weights
 
 BEST = 3
 """Settings that ``inspect`` names."""
@@ -90,13 +90,14 @@ class Conversion:
 
 @dataclass(frozen=True)
 class _Read:
-    """A file, read and translated."""
+    """A file, read and translated; a detector's classifier reads boxes."""
 
     path: Path
     contents: Contents
     format: str
     translation: Translation
     geometry: Geometry
+    is_detector: bool
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def inspect(path: Path, *, momentum: bool = False, progress: Progress = silent) 
         dtypes=dict(
             Counter(str(t.dtype).removeprefix("torch.") for t in contents.tensors.values())
         ),
-        classes=len(weight) if weight is not None else None,
+        classes=len(weight) if weight is not None and weight.ndim else None,
         geometry=known.geometry if known else Geometry(),
         ignored=known.translation.ignored if known else {},
         fits=fits[:BEST],
@@ -155,7 +156,7 @@ def convert(
     *,
     model: str | None = None,
     recipe: str | None = None,
-    least: float = LEAST,
+    least: float | None = None,
     momentum: bool = False,
     classifier: bool = False,
     progress: Progress = silent,
@@ -163,11 +164,12 @@ def convert(
     """Write the weights of ``path`` as the encoder ``to``, with a card that says where from.
 
     The backbone is that of the setting ``model``, or of ``recipe``; without either it is the known
-    setting that fits best. ``classifier`` also writes ``classifier.safetensors`` beside it.
+    setting that fits best. ``classifier`` also writes ``classifier.safetensors`` beside it. Unless
+    the share ``least`` is stated it is ``LEAST``, and no tensor may have another shape.
 
     Raises:
         CheckpointError: if the file cannot be read, is of no known format, fits several settings
-            equally, or has less than the share ``least`` of the backbone's tensors.
+            equally, or has too few of the backbone's tensors.
         RecipeError: if there is no such setting or recipe.
         OutputError: if ``to`` is no name for an encoder, or something else is there.
     """
@@ -189,6 +191,10 @@ def convert(
     remarks = differences(read.geometry, target.config)
     if found.unfilled:
         remarks.append(f"{len(found.unfilled)} tensors are not in the file and keep fresh weights")
+    if found.unexpected:
+        remarks.append(
+            f"{len(found.unexpected)} tensors of the file have no place and are left out"
+        )
     encoder_hash = save_weights(to.parent, to.stem, encoder, card)
     beside = to.with_name("classifier.safetensors")
     if head:
@@ -226,11 +232,22 @@ def _translated(path: Path, contents: Contents, *, momentum: bool) -> _Read:
         translation = formats.translate(name, state.tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    ignored = state.ignored | translation.ignored
-    translation = Translation(
-        translation.tensors, translation.classifier, ignored, translation.inflates
-    )
-    return _Read(path, contents, name, translation, described(contents.facts))
+    translation = replace(translation, ignored=state.ignored | translation.ignored)
+    config = config_of(contents.facts)
+    geometry = pyslowfast.geometry(config) if config else _of_card(path)
+    if geometry.mean is None and translation.pixels:
+        mean, std = translation.pixels
+        geometry = replace(geometry, mean=mean, std=std)
+    return _Read(path, contents, name, translation, geometry, pyslowfast.is_detector(config))
+
+
+def _of_card(path: Path) -> Geometry:
+    """Return the clips that the card beside the file names, if it is one of ours."""
+    try:
+        card, _ = load_weights(path, path.stem)
+    except CheckpointError:
+        return Geometry()
+    return stated(card)
 
 
 def _empty(contents: Contents) -> str:
@@ -329,21 +346,27 @@ def _head(read: _Read, encoder: Encoder) -> Classifier:
     """Return the encoder with the file's classifier.
 
     Raises:
-        CheckpointError: if there is none, or it reads other features.
+        CheckpointError: if there is none, it reads other features or boxes, or is damaged.
     """
-    weight = read.translation.classifier.get("weight")
-    if weight is None:
-        raise CheckpointError(f"{read.path}: holds no classifier that reads the encoder's features")
-    weight = weight.flatten(1)  # some are kept as a convolution of 1 x 1 x 1
-    if weight.shape[1] != encoder.features:
+    given = read.translation.classifier
+    if not given or read.is_detector:
+        why = ", but that of a detector, which reads boxes" if given else ""
         raise CheckpointError(
-            f"{read.path}: its classifier reads {weight.shape[1]} features; the encoder has "
-            f"{encoder.features}"
+            f"{read.path}: holds no classifier that reads the encoder's features{why}"
+        )
+    weight, bias = given["weight"], given["bias"].flatten()
+    if weight.ndim > 2:
+        weight = weight.flatten(1)  # some are kept as a convolution of 1 x 1 x 1
+    if weight.shape[1:] != (encoder.features,) or bias.shape != weight.shape[:1] or not len(bias):
+        raise CheckpointError(
+            f"{read.path}: its classifier has weights of {tuple(weight.shape)} and a bias of "
+            f"{tuple(bias.shape)}; expected (classes, {encoder.features}) and (classes)"
         )
     with torch.no_grad():
         classifier = Classifier(encoder, num_classes=len(weight))
         classifier.classifier.weight.copy_(weight)
-        classifier.classifier.bias.copy_(read.translation.classifier["bias"].flatten())
+        classifier.classifier.bias.copy_(bias)
+    _require_finite(read.path, classifier.classifier.state_dict())
     return classifier
 
 

@@ -5,6 +5,7 @@ along time (Carreira and Zisserman, CVPR 2017, https://arxiv.org/abs/1705.07750,
 norm's count of batches is not counted as a tensor; where a file has none, it starts at 0.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -113,27 +114,48 @@ def _fit(given: Tensor, shape: tuple[int, ...], *, inflates: bool) -> Tensor | N
     return None
 
 
-def require(found: Match, least: float, what: str) -> None:
+def require(found: Match, least: float | None, what: str) -> None:
     """Refuse weights of which too little fits ``what``, such as ``"slow_r50_8x8"``.
 
     A deeper network holds all that a shallower one needs, so what is left over counts as well.
+    Relatives such as I3D and Slow share nearly all shapes, and differ in the stem; so unless a
+    person states ``least``, no tensor may have another shape.
 
     Raises:
         CheckpointError: with the counts, and the first names of each list.
     """
-    if found.share >= least and found.used >= least:
+    is_same = least is not None or not found.wrong_shape
+    least = LEAST if least is None else least
+    if found.share >= least and found.used >= least and is_same:
         return
     total = len(found.matched) + len(found.missing) + len(found.wrong_shape)
     counted = f"{len(found.matched)} of the {total} tensors of {what} are there ({found.share:.1%})"
-    if found.share >= least:
+    expected = f"expected at least {least:.0%}"
+    if found.used < least <= found.share:
         counted = f"{counted}, but only {found.used:.1%} of the file's have a place in it"
+    elif found.share >= least:
+        expected = "those of another shape are the mark of another network"
     lines = [
-        f"{counted}; expected at least {least:.0%}",
+        f"{counted}; {expected}",
         *_some("missing", found.missing),
         *_some("of another shape", found.wrong_shape),
         *_some("unexpected", found.unexpected),
+        f"--min-match {_floor(min(found.share, found.used))} takes it nevertheless{_rest(found)}",
     ]
     raise CheckpointError("\n  ".join(lines))
+
+
+def _floor(share: float) -> float:
+    return math.floor(share * 100) / 100
+
+
+def _rest(found: Match) -> str:
+    """Say what becomes of the tensors that are not in a file."""
+    if not found.unfilled:
+        return ""
+    if all(".nonlocal" in name for name in found.unfilled):
+        return "; the non-local blocks, which are all that is missing, start as the identity"
+    return "; the rest keeps fresh weights"
 
 
 def _some(title: str, names: Sequence[str], limit: int = 4) -> list[str]:

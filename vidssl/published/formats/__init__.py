@@ -19,6 +19,9 @@ from torch import Tensor
 from vidssl.errors import CheckpointError
 from vidssl.section import choices
 
+Colour = tuple[float, float, float]
+"""A number for each of three channels, in the order that the network takes them."""
+
 
 @dataclass(frozen=True)
 class Translation:
@@ -27,25 +30,31 @@ class Translation:
     ``classifier`` holds ``weight`` (classes, features) and ``bias`` of a linear layer on the pooled
     features, or nothing. ``ignored`` counts what has no place here, by what it is. Names that the
     format does not know stay in ``tensors`` as they are. Only if ``inflates`` is set may a 2D
-    kernel be spread over time.
+    kernel be spread over time. ``pixels`` is the (mean, std) that the format's networks are trained
+    with, if it is one for all.
     """
 
     tensors: dict[str, Tensor]
     classifier: dict[str, Tensor] = field(default_factory=dict)
     ignored: dict[str, int] = field(default_factory=dict)
     inflates: bool = False
+    pixels: tuple[Colour, Colour] | None = None
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The clips that weights were trained on; None where a file does not say.
+    """The clips that weights were trained on; None where nothing says it.
 
-    ``stride`` counts raw frames, ``crop_px`` is the side of the training crop.
+    ``stride`` counts raw frames, ``crop_px`` is the side of the training crop. Pixels from 0 to 1
+    became ``(pixel - mean) / std``, in the order ``channels``, ``rgb`` or ``bgr``.
     """
 
     frames: int | None = None
     stride: int | None = None
     crop_px: int | None = None
+    mean: Colour | None = None
+    std: Colour | None = None
+    channels: str | None = None
 
 
 def recognised(names: Collection[str]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vidssl.published.formats import Geometry, Translation, renamed
+from vidssl.published.formats import Colour, Geometry, Translation, renamed
 
 PATHWAY = re.compile(r"s(?P<stage>[1-5])\.pathway(?P<path>[01])_(?P<rest>.+)")
 BRANCH = re.compile(r"res(?P<block>\d+)\.branch2\.(?P<layer>[abc])(?P<bn>_bn)?\.(?P<leaf>\w+)")
@@ -72,17 +72,37 @@ def _inside(stage: str, rest: str) -> str | None:
 
 
 def geometry(config: Mapping[str, Any]) -> Geometry:
-    """Return the clips that a checkpoint's own config describes.
+    """Return the clips that a checkpoint's own config describes, all its values still texts.
 
     As with ours, the frames of a SlowFast network are the Fast ones.
     """
-    data = config.get("DATA")
+    data, ava = config.get("DATA"), config.get("AVA")
     if not isinstance(data, Mapping):
         return Geometry()
     keys = ("NUM_FRAMES", "SAMPLING_RATE", "TRAIN_CROP_SIZE")
     frames, stride, crop_px = (_count(data.get(key)) for key in keys)
-    return Geometry(frames, stride, crop_px)
+    mean, std = (_colour(data.get(key)) for key in ("MEAN", "STD"))
+    is_bgr = data.get("REVERSE_INPUT_CHANNEL") == "true" or (
+        is_detector(config) and isinstance(ava, Mapping) and ava.get("BGR") == "true"
+    )
+    return Geometry(frames, stride, crop_px, mean, std, "bgr" if is_bgr else None)
+
+
+def is_detector(config: Mapping[str, Any]) -> bool:
+    """Whether the config is that of a detector, whose classifier reads boxes."""
+    detection = config.get("DETECTION")
+    return isinstance(detection, Mapping) and detection.get("ENABLE") == "true"
 
 
 def _count(value: object) -> int | None:
-    return value if type(value) is int and value > 0 else None
+    is_count = isinstance(value, str) and re.fullmatch("[1-9][0-9]{0,5}", value)
+    return int(value) if isinstance(value, str) and is_count else None
+
+
+def _colour(values: object) -> Colour | None:
+    if not isinstance(values, list) or len(values) != 3:
+        return None
+    if not all(isinstance(value, str) and re.fullmatch(r"\d?\.\d{1,9}", value) for value in values):
+        return None
+    red, green, blue = map(float, values)
+    return red, green, blue

@@ -9,6 +9,7 @@ X3D's classifier reads a layer that our encoder does not have, so it is left out
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import partial
 
 from torch import Tensor
@@ -21,6 +22,8 @@ PATHWAY = re.compile(r"multipathway_blocks\.([01])\.(.+)")
 LATERAL = re.compile(r"blocks\.([0-3])\.multipathway_fusion\.(conv|norm)(?:_fast_to_slow)?\.(\w+)")
 CLASSIFIER = re.compile(r"(blocks\.\d+|head)\.proj\.(weight|bias)")
 BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+PIXELS = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
+"""Of its own training programs, and of PySlowFast's, where many of its weights are from."""
 
 
 def recognise(names: Collection[str]) -> bool:
@@ -32,10 +35,11 @@ def translate(tensors: Mapping[str, Tensor]) -> Translation:
     """Return the weights by our names."""
     if _is_kept(tensors):
         widened = any(".pool.post_conv." in name for name in tensors)
-        return renamed(tensors, partial(_under_trunk, head=_head(tensors), widened=widened))
+        rename = partial(_under_trunk, head=_head(tensors), widened=widened)
+        return replace(renamed(tensors, rename), pixels=PIXELS)
     stages, head = _stages(tensors), _head(tensors)
 
-    def rename(name: str) -> str | None:
+    def rename_residual(name: str) -> str | None:
         if name.startswith(f"{head}.proj."):
             return f"classifier.{name.rpartition('.')[2]}"
         if found := LATERAL.fullmatch(name):
@@ -49,7 +53,7 @@ def translate(tensors: Mapping[str, Tensor]) -> Translation:
         inside = _inside(rest)
         return f"{path}.{stage}.{inside}" if inside else None
 
-    return renamed(tensors, rename)
+    return replace(renamed(tensors, rename_residual), pixels=PIXELS)
 
 
 def _is_kept(tensors: Mapping[str, Tensor]) -> bool:

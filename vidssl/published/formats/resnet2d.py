@@ -18,6 +18,8 @@ STEM = re.compile(r"(conv|bn)1\.(\w+)")
 BLOCK = re.compile(r"layer([1-4])\.(\d+)\.(.+)")
 BRANCH = re.compile(r"(conv|bn)([123])\.(\w+)")
 SHORTCUT = re.compile(r"downsample\.([01])\.(\w+)")
+PIXELS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation of ImageNet, which nearly all are trained with."""
 LAYERS = {"conv": "conv", "bn": "norm", "0": "conv", "1": "norm"}
 
 
@@ -28,7 +30,7 @@ def recognise(names: Collection[str]) -> bool:
 
 def translate(tensors: Mapping[str, Tensor]) -> Translation:
     """Return the weights by our names, the kernels still in 2D."""
-    return replace(renamed(tensors, _rename), inflates=True)
+    return replace(renamed(tensors, _rename), inflates=True, pixels=PIXELS)
 
 
 def _rename(name: str) -> str | None:
