@@ -297,6 +297,54 @@ def test_what_only_hand_written_pickles_do_is_refused_or_does_nothing(
             open_checkpoint(path)
 
 
+ONE = pickle.dumps(np.ones(1, np.float32), 2)[2:-1]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"}X\x09\x00\x00\x00a\nwrote b" + ONE + b"s.", r"holds the name 'a\nwrote b', which"),
+        (b"}X\x03\x00\x00\x00\x1b[m" + ONE + b"s.", r"holds the name '\x1b[m', which"),
+        (b"\x8c\x02os\x8c\x03a\nb\x93.", r"holds the name 'os.a\nb', which"),
+        # The key of a storage, in a message of ours.
+        (
+            b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x03\x00\x00\x00a\nbX\x03\x00\x00\x00"
+            b"cpuK\x01tQ0(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x03\x00\x00\x00a\nb"
+            b"X\x03\x00\x00\x00cpuK\x02tQ.",
+            "storage a?b has two sizes",
+        ),
+    ],
+)
+def test_what_is_printed_is_one_line_and_cannot_steer_the_terminal(
+    tmp_path: Path, body: bytes, message: str
+) -> None:
+    (tmp_path / "a.pkl").write_bytes(b"\x80\x04" + body)
+    assert message in refused(tmp_path / "a.pkl")
+
+
+def test_names_in_safetensors_are_looked_at_as_well(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    safetensors.torch.save_file({"a\nb": torch.ones(1)}, str(path))
+    assert r"holds the name 'a\nb', which cannot be printed" in refused(path)
+
+
+def test_a_text_that_python_warns_about_is_no_attack(tmp_path: Path) -> None:
+    (tmp_path / "a.pkl").write_bytes(b"(dS'\\q'\nI1\ns.")
+    assert open_checkpoint(tmp_path / "a.pkl").facts == {r"\q": 1}
+
+
+def test_a_storage_whose_key_would_be_a_long_text_is_refused(tmp_path: Path) -> None:
+    # A tuple of twice the one before, 60 times, is small until it is written out.
+    twice = b"".join(b"q%ch%c\x86" % (n, n) for n in range(60))
+    key = b")" + twice
+    (tmp_path / "a.pkl").write_bytes(
+        b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+        + key
+        + b"X\x03\x00\x00\x00cpuK\x01tQ."
+    )
+    assert "a storage's key is no text" in refused(tmp_path / "a.pkl")
+
+
 # --- the wall, for the case that the unpickler has a hole
 
 

@@ -121,6 +121,21 @@ def test_what_is_left_over_counts_as_well() -> None:
         require(found, 0.95, "it")
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.int64])
+def test_numbers_without_their_scale_are_no_weights(dtype: torch.dtype) -> None:
+    found = match({"w": torch.ones(3).to(dtype)}, {"w": torch.ones(3)})
+    assert found.wrong_shape == (f"w: {str(dtype).removeprefix('torch.')} -> float32",)
+    assert match({"w": torch.ones(3).half()}, {"w": torch.ones(3)}).matched == ("w",)
+
+
+def test_a_tensor_of_another_shape_refuses_unless_a_share_is_stated() -> None:
+    here = {f"{n}": ONE for n in range(50)}
+    found = match(here | {"7": torch.ones(2)}, here)
+    require(found, 0.95, "it")
+    with pytest.raises(CheckpointError, match=r"49 of the 50 .* are the mark of another network"):
+        require(found, None, "it")
+
+
 def test_a_transposed_matrix_is_not_a_reshape() -> None:
     assert match({"w": torch.ones(2, 3)}, {"w": torch.ones(3, 2)}).wrong_shape
     assert match({"w": torch.ones(1, 3)}, {"w": torch.ones(3)}).reshaped

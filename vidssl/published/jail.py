@@ -49,8 +49,8 @@ def open_checkpoint(path: Path) -> Contents:
     """Return what is in a file, whoever wrote it.
 
     Raises:
-        CheckpointError: if there is no such file, it is no checkpoint, is damaged, or needs more
-            time or memory than a file of its size may.
+        CheckpointError: if there is no such file, it is no checkpoint, is damaged, has a tensor
+            whose name cannot be printed, or needs more time or memory than a file of its size may.
     """
     if path.is_dir():
         raise CheckpointError(f"{path}: is a folder; expected a file of weights")
@@ -61,8 +61,14 @@ def open_checkpoint(path: Path) -> Contents:
         is_safetensors = _is_safetensors(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    if is_safetensors:
-        return _read_safetensors(path)
+    contents = _read_safetensors(path) if is_safetensors else _read_by_prisoner(path)
+    for name in (*contents.tensors, *contents.unbuilt):
+        if not name.isprintable():  # it could pass for a line of ours, or steer the terminal
+            raise CheckpointError(f"{path}: holds the name {name!r:.80}, which cannot be printed")
+    return contents
+
+
+def _read_by_prisoner(path: Path) -> Contents:
     with tempfile.TemporaryDirectory() as folder:
         seconds = BASE_S + path.stat().st_size // BYTES_PER_S
         _imprison(path, Path(folder), seconds)
@@ -88,13 +94,14 @@ def _read_safetensors(path: Path) -> Contents:
 
 def _imprison(path: Path, folder: Path, seconds: int) -> None:
     """Have the prisoner write its answer into ``folder``."""
-    command = [sys.executable, "-I", prisoner.__file__, str(path.resolve()), str(folder)]
+    python = [sys.executable, "-I", "-W", "ignore"]  # a warning would open the source it is about
+    command = [*python, prisoner.__file__, str(path.resolve()), str(folder), str(seconds)]
     environment = {key: os.environ[key] for key in OWN_ENVIRONMENT if key in os.environ}
     # numpy's threads would each reserve memory that counts against the limit.
     environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with (folder / "stderr").open("wb") as stderr:
         process = subprocess.Popen(
-            [*command, str(seconds)],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stderr,
@@ -132,7 +139,8 @@ def _read_answer(path: Path, folder: Path) -> Contents:
     try:
         answer = json.loads((folder / "out.json").read_text(encoding="utf-8"))
         if "error" in answer:
-            raise CheckpointError(f"{path}: {answer['error']}")
+            why = "".join(c if c.isprintable() else "?" for c in answer["error"])
+            raise CheckpointError(f"{path}: {why}")
         tensors = safetensors.torch.load_file(str(folder / "out.safetensors"))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: could not be read: {error}") from error

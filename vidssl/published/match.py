@@ -17,6 +17,8 @@ from vidssl.errors import CheckpointError
 LEAST = 0.95
 """Share of a backbone's tensors that a file must have, and of the file's with a place there."""
 COUNTER = "num_batches_tracked"
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Types of weights; numbers of 8 bits and fewer mean nothing without their scale."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Match:
     """What fits where.
 
     ``fitted`` holds the tensors in the backbone's shapes and types. ``matched`` names them without
-    counters; ``reshaped`` and ``wrong_shape`` say ``NAME: there -> here``. ``missing`` is the
+    counters; ``reshaped`` and ``wrong_shape`` say ``NAME: there -> here``, the latter also where a
+    type is no weight's. ``missing`` is the
     backbone's alone, ``unexpected`` the file's. ``first`` is the first of the backbone's names.
     """
 
@@ -80,6 +83,10 @@ def match(
         given = tensors[name]
         shape = tuple(wanted.shape)
         change = f"{name}: {tuple(given.shape)} -> {shape}"
+        if wanted.is_floating_point() and given.dtype not in FLOATS:
+            change = f"{name}: {given.dtype} -> {wanted.dtype}".replace("torch.", "")
+            wrong.append(change)
+            continue
         value = _fit(given, shape, inflates=inflates)
         if value is None:
             wrong.append(change)

@@ -424,6 +424,8 @@ class Unpickler(pickle.Unpickler):
         kind, key, numel = pid[1], pid[2], pid[4]
         if not isinstance(kind, DType):
             return Inert()
+        if not isinstance(key, (str, int)):  # the text of a tuple may be long
+            raise RefusedError("a storage's key is no text")
         (count,) = _whole((numel,))
         storage = self.storages.setdefault(str(key), Storage(str(key), kind.name, count))
         if _width(kind.name) * count > _width(storage.dtype) * storage.numel:
