@@ -25,6 +25,8 @@ class Encoder(nn.Module, ABC):
     features: int
     spatial_stride: int
     temporal_stride: int
+    spares_weights: bool = False
+    """Whether ``maps`` leaves some weights out, which then get no gradient."""
 
     @abstractmethod
     def maps(self, clips_BCTHW: Tensor) -> Tensor:
@@ -58,4 +60,21 @@ class BackboneConfig(Section, ABC):
 
         Two configs with equal dictionaries can exchange weights, however many frames they read and
         whatever their strides (the detection form has the clip form's weights).
+        """
+
+    def require_side(self, side_px: int | None, key: str) -> None:
+        """Refuse clips that the encoder cannot take; most take all.
+
+        ``side_px`` is the pixels a side of a square clip, None if pictures stay whole; ``key`` is
+        where the recipe says so.
+
+        Raises:
+            ValueError: if no clip of that size can be encoded.
+        """
+
+    def require_batch(self, clips: int) -> None:
+        """Refuse a number of clips that the encoder cannot be trained on; most take all.
+
+        Raises:
+            ValueError: if so many clips cannot be encoded while training.
         """

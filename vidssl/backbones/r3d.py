@@ -63,6 +63,7 @@ class R3D(Encoder):
         self.features = residual.outputs_of(config.block, config.width, 5)
         self.spatial_stride = residual.spatial_stride(config.form)
         self.temporal_stride = plan.stem_stride
+        self.spares_weights = config.local_branch
         self.maps_from = config.maps_from
         self.trunk = residual.pathway(plan)
         self.local: nn.Sequential | None = None
@@ -71,9 +72,11 @@ class R3D(Encoder):
 
     def maps(self, clips_BCTHW: Tensor) -> Tensor:
         """Return the map of one branch, ``(B, F, T/2, H/32, W/32)``; H/16, W/16 for detection."""
-        if self.maps_from == "local":
-            return self.branches(clips_BCTHW)[1]
-        map_: Tensor = self.trunk(clips_BCTHW)
+        shared = self.trunk[:-1](clips_BCTHW)
+        # The other branch is not run: it has no gradient, and its norms would see what it does not.
+        last = self.local if self.maps_from == "local" else self.trunk[-1]
+        assert last is not None
+        map_: Tensor = last(shared)
         return map_
 
     def branches(self, clips_BCTHW: Tensor) -> tuple[Tensor, Tensor]:

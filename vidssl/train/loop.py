@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from vidssl.backbones import Encoder
 from vidssl.errors import CheckpointError, Interrupted
 from vidssl.nn.distributed import on_any, rank, world_size
 from vidssl.nn.step import StepOutput
@@ -72,7 +73,10 @@ class Trainer:
             # Buffers stay each process's own: queues are equal by construction, and sending them
             # with every step would cost more than the gradients.
             self.wrapped = nn.parallel.DistributedDataParallel(
-                self.module, device_ids=devices, **_keep_buffers()
+                self.module,
+                device_ids=devices,
+                find_unused_parameters=_spares_weights(self.module),
+                **_keep_buffers(),
             )
 
     @property
@@ -293,6 +297,15 @@ def runs_in_bf16(precision: Precision, device: torch.device) -> bool:
             torch.cuda.is_bf16_supported(including_emulation=False)
         )
     return precision == "bf16"
+
+
+def _spares_weights(module: nn.Module) -> bool:
+    """Whether some weights get no gradient, for which DDP would wait for ever."""
+    parts = (part for part in module.modules() if isinstance(part, Encoder))
+    return any(
+        part.spares_weights and any(weight.requires_grad for weight in part.parameters())
+        for part in parts
+    )
 
 
 def _keep_buffers() -> dict[str, Any]:
