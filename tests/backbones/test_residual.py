@@ -1,5 +1,6 @@
 """What all residual families share: the authors' sizes, options, the identity at the start."""
 
+import copy
 import resource
 import subprocess
 import sys
@@ -15,8 +16,6 @@ from torchvision.ops import StochasticDepth
 from vidssl.backbones import Encoder, c2d, fast, i3d, r3d, resnet_rs, slow, slowfast
 from vidssl.backbones._residual import ResNetConfig, SingleConfig, kernels_by_block
 from vidssl.jobs.models import multiply_adds
-from vidssl.nn.gates import SelfGate, SqueezeExcitation
-from vidssl.nn.momentum import follow, frozen_copy
 from vidssl.nn.non_local import NonLocal, NonLocalConfig
 
 R101: dict[str, Any] = {"depths": (3, 4, 23, 3)}
@@ -172,14 +171,11 @@ def test_fresh_non_local_blocks_and_deeper_stages_change_nothing(
     assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f is not resnet_rs.Config])
 def test_drop_path_spares_the_mean_and_nothing_at_test_time(family: type[ResNetConfig]) -> None:
     options = {"width": 8, "depths": (2, 2, 2, 2), "drop_path": 0.3}
     config = family.model_validate(options)
     rates = [m.p for m in config.build().modules() if isinstance(m, StochasticDepth)]
-    if isinstance(config, resnet_rs.Config):
-        assert rates == [0.04, 0.04, 0.06, 0.06, 0.08, 0.08, 0.10, 0.10]
-        return
     pathways = 2 if isinstance(config, slowfast.Config) else 1
     rising = [0.3 * block / 7 for block in range(1, 8)]  # the first block has none
     assert sorted(rates) == pytest.approx(sorted(rising * pathways))
@@ -215,7 +211,9 @@ def test_checkpointed_activations_change_no_gradient_and_no_statistic(
     family: type[ResNetConfig], norm: str
 ) -> None:
     torch.manual_seed(0)
-    options = {**NARROW, "frames": 4, "norm": norm, "drop_path": 0.2, "non_local": {"res3": [0]}}
+    options = {**NARROW, "frames": 4, "norm": norm, "non_local": {"res3": [0]}}
+    if family is not resnet_rs.Config:  # which has rates of its own
+        options["drop_path"] = 0.2
     plain = family.model_validate(options).build().double()
     for module in plain.modules():
         if getattr(module, "weight", None) is not None and hasattr(module, "eps"):
@@ -229,6 +227,27 @@ def test_checkpointed_activations_change_no_gradient_and_no_statistic(
         torch.testing.assert_close(other, one, rtol=1e-6, atol=1e-9, msg=name)
     for (name, mine), theirs in zip(saving.named_buffers(), plain.buffers(), strict=True):
         assert torch.equal(mine, theirs), name
+
+
+@pytest.mark.parametrize("norm", ["batch", "sub-batch", "group"])
+def test_checkpointed_activations_compile_as_one_graph(norm: str) -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {**NARROW, "activation_checkpointing": True, "norm": norm}
+    plain = slow.Config.model_validate(options).build().double()
+    for module in plain.modules():
+        if hasattr(module, "eps"):
+            nn.init.uniform_(module.weight, 0.5, 1.5)  # type: ignore[arg-type]
+    twin = copy.deepcopy(plain)
+    compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
+    clips = torch.rand(8, 3, 8, 32, 32, dtype=torch.double)
+    expected = dict(gradients(plain, clips))
+    torch.manual_seed(7)
+    weights = torch.linspace(-1, 1, 8).view(-1, 1).to(clips)
+    (compiled(clips) * weights).square().sum().backward()
+    for name, value in twin.named_parameters():
+        torch.testing.assert_close(value.grad, expected[name], rtol=1e-6, atol=1e-9, msg=name)
+    for (name, mine), theirs in zip(twin.named_buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs, msg=name)
 
 
 MEMORY = """
@@ -278,6 +297,18 @@ def test_a_pattern_of_kernels_is_repeated_over_a_stage() -> None:
         ({"non_local": {"res4": [6]}}, "non_local.res4: no block 6; the stage has 0 to 5"),
         ({"non_local": {"res2": [-1]}}, "non_local.res2: no block -1; the stage has 0 to 2"),
         ({"drop_path": 1.0}, "less than 1"),
+        (
+            {"frames": 16, "non_local": {"res3": [0], "frames_per_group": {"res3": 7}}},
+            "non_local.frames_per_group.res3: 7 does not divide the stage's ",
+        ),
+        (
+            {"non_local": {"res3": [0], "frames_per_group": {"res4": 2}}},
+            "non_local.frames_per_group.res4: no block stands in res4",
+        ),
+        (
+            {"non_local": {"res3": [0], "pool": [99, 2, 2]}},
+            "non_local.pool: 99 frames, but res3 compares only ",
+        ),
     ],
 )
 @pytest.mark.parametrize("family", FAMILIES)
@@ -286,6 +317,39 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(ValidationError, match=message):
         family.model_validate(options)
+
+
+@pytest.mark.parametrize(
+    ("config", "before", "after"),
+    [
+        (slow.Config(frames=6), 6, 6),
+        (c2d.Config(frames=6), 6, 3),
+        (r3d.Config(frames=5), 3, 3),
+        (resnet_rs.Config(frames=6), 3, 3),
+        (slowfast.Config(frames=12, alpha=4), 3, 3),
+    ],
+)
+def test_a_config_knows_the_frames_that_blocks_of_attention_see(
+    config: ResNetConfig, before: int, after: int
+) -> None:
+    assert [config.frames_in(stage) for stage in (2, 3, 4, 5)] == [before, after, after, after]
+    blocks = {"res2": [0], "res3": [0], "res5": [0]}
+    options = {"frames": config.frames, "width": 8, "depths": (1, 1, 1, 1), "non_local": blocks}
+    encoder = on_meta(type(config).model_validate(options))
+    seen: list[int] = []
+    for block in (m for m in encoder.modules() if isinstance(m, NonLocal)):
+        block.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[2]))
+    encoder(torch.empty(1, 3, config.frames, 64, 64, device="meta"))
+    assert seen == [before, after, after]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_narrowest_network_has_all_its_layers(family: type[ResNetConfig]) -> None:
+    one = {"beta_inverse": 1} if family is slowfast.Config else {}
+    for block in ("basic", "bottleneck"):
+        options = {**NARROW, **one, "width": 1, "block": block, "non_local": {"res3": [0]}}
+        encoder = family.model_validate(options).build()
+        assert encoder(torch.rand(2, 3, 8, 64, 64)).shape == (2, encoder.features)
 
 
 @pytest.mark.parametrize("family", [c2d.Config, i3d.Config])
@@ -309,109 +373,6 @@ def test_c2d_does_not_see_the_order_of_frames() -> None:
     ordered = i3d.Config(width=8, depths=(1, 1, 1, 1)).build().eval()
     with torch.no_grad():
         assert not torch.allclose(ordered(swapped), ordered(clips))
-
-
-# --- R3D's two branches
-
-
-def test_both_branches_stand_on_one_trunk_with_weights_of_their_own() -> None:
-    torch.manual_seed(0)
-    encoder = r3d.Config(**NARROW, local_branch=True).build()
-    clips = torch.rand(2, 3, 8, 64, 64)
-    one, other = encoder.branches(clips)
-    assert one.shape == other.shape == (2, 256, 4, 2, 2)
-    assert not torch.equal(one, other)
-    torch.autograd.backward(other.square().sum())
-    graded = {name for name, p in encoder.named_parameters() if p.grad is not None}
-    assert any(name.startswith("trunk.res4.") for name in graded)
-    assert any(name.startswith("local.") for name in graded)
-    assert not any(name.startswith("trunk.res5.") for name in graded)
-
-
-def test_either_branch_can_stand_for_the_encoder() -> None:
-    torch.manual_seed(0)
-    options: dict[str, Any] = {**NARROW, "local_branch": True}
-    first = r3d.Config(**options).build().eval()
-    second = r3d.Config(**options, maps_from="local").build().eval()
-    second.load_state_dict(first.state_dict())
-    clips = torch.rand(1, 3, 8, 32, 32)
-    with torch.no_grad():
-        both = first.branches(clips)
-        assert torch.equal(first.maps(clips), both[0])
-        assert torch.equal(second.maps(clips), both[1])
-
-
-def test_a_branch_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ValidationError, match="maps_from: local needs local_branch: true"):
-        r3d.Config(maps_from="local")
-    with pytest.raises(ValueError, match="no local branch; set local_branch: true"):
-        r3d.Config(**NARROW).build().branches(torch.rand(1, 3, 8, 32, 32))
-
-
-# --- 3D ResNet-RS
-
-
-def test_rs_has_sixteen_frames_left_of_thirty_two() -> None:
-    map_ = on_meta(rs(50)).maps(torch.empty(1, 3, 32, 224, 224, device="meta"))
-    assert map_.shape == (1, 2048, 16, 7, 7)
-
-
-def test_gates_stand_where_the_code_has_them() -> None:
-    encoder = on_meta(rs(50))
-    gated = [name for name, m in encoder.named_modules() if isinstance(m, SelfGate)]
-    assert gated == [f"trunk.res{s}.{b}.branch.gate" for s, b in ((2, 2), (3, 3), (4, 5), (5, 2))]
-    branch = encoder.get_submodule("trunk.res2.2.branch")
-    assert [name for name, _ in branch.named_children()][-4:] == ["norm3", "gate", "excite", "drop"]
-    excited = [m for m in encoder.modules() if isinstance(m, SqueezeExcitation)]
-    assert len(excited) == 16
-    assert {m.squeeze.in_channels // m.squeeze.out_channels for m in excited} == {4}
-
-
-def test_with_open_gates_rs_is_the_plain_network_behind_a_deep_stem() -> None:
-    torch.manual_seed(0)
-    gated = resnet_rs.Config(**NARROW).build()
-    plain = resnet_rs.Config(**NARROW, self_gating="none", squeeze_excitation=False).build()
-    plain.load_state_dict(gated.state_dict(), strict=False)
-    for model in (gated, plain):
-        for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm3d)):
-            nn.init.ones_(norm.weight)
-    clips = torch.rand(1, 3, 8, 32, 32)
-    with torch.no_grad():
-        assert not torch.allclose(gated.eval()(clips), plain.eval()(clips), atol=1e-3)
-        for gate in (m for m in gated.modules() if isinstance(m, (SelfGate, SqueezeExcitation))):
-            last = list(gate.children())[-1]
-            nn.init.zeros_(last.weight)  # type: ignore[arg-type]
-            nn.init.constant_(last.bias, 100.0)  # type: ignore[arg-type]
-        torch.testing.assert_close(gated.eval()(clips), plain.eval()(clips))
-
-
-def test_at_the_start_stochastic_depth_has_nothing_to_leave_out() -> None:
-    torch.manual_seed(0)
-    always = (0.9, 0.9, 0.9, 0.9)
-    encoder = resnet_rs.Config(**NARROW, norm="frozen", stochastic_depth=always).build()
-    clips = torch.rand(2, 3, 8, 32, 32)
-    with torch.no_grad():
-        assert torch.equal(encoder.train()(clips), encoder.eval()(clips))
-
-
-def test_the_average_of_weights_and_statistics_is_what_rs_is_scored_with() -> None:
-    torch.manual_seed(0)
-    conv, norm = nn.Conv3d(1, 2, 1), nn.BatchNorm3d(2, momentum=1.0)
-    net = nn.Sequential(conv, norm)
-    average = frozen_copy(net)
-    assert norm.running_mean is not None
-    expected = norm.running_mean.clone()
-    for step in range(3):
-        net(torch.rand(2, 1, 2, 2, 2) + step)
-        with torch.no_grad():
-            conv.weight += 1.0
-        follow(average, net, 0.5, buffers=True)
-        expected = 0.5 * expected + 0.5 * norm.running_mean
-    found = average.state_dict()
-    torch.testing.assert_close(found["1.running_mean"], expected)
-    assert found["1.num_batches_tracked"] == 3
-    # From w over w + 1, w + 2 and w + 3, each half way: w + 0.125 + 2 x 0.25 + 3 x 0.5.
-    torch.testing.assert_close(found["0.weight"], conv.weight.detach() - 3.0 + 2.125)
 
 
 def test_blocks_of_attention_can_stand_in_every_family() -> None:

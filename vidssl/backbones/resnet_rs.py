@@ -13,9 +13,9 @@ norms' own momentum being 1 (theirs: 0): ``norm: {momentum: 1.0}`` and
 ``vidssl.nn.momentum.follow(..., buffers=True)`` make that together, and neither alone does.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from vidssl.backbones import _residual as residual
 
@@ -50,6 +50,15 @@ class Config(residual.SingleConfig):
     squeeze_excitation: bool = True
     stochastic_depth: Rates = (0.04, 0.06, 0.08, 0.10)
     """Probability of leaving a block out while training, one for each of res2 to res5."""
+
+    @model_validator(mode="after")
+    def _stages_have_the_rates(self) -> Self:
+        if self.drop_path:
+            raise ValueError(
+                f"drop_path {self.drop_path}: resnet_rs has a rate for each stage instead; "
+                "set stochastic_depth"
+            )
+        return self
 
     def plan(self) -> residual.Plan:
         """Return the pathway: half as many frames out as in, rounded up."""
