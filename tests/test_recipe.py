@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from vidssl.errors import RecipeError
 from vidssl.recipe import Detection, Extract, Pretrain, Recipe, bundled, dump, find, load
 
 Refused = Callable[..., str]
@@ -349,3 +350,52 @@ def test_steps_take_the_place_of_epochs_that_are_set_to_null(tmp_path: Path) -> 
     (tmp_path / "mine.yaml").write_text(PRETRAIN.replace("steps: 2", "epochs: 2"))
     overrides = ["optim.steps=7", "optim.epochs=null"]
     assert load(Pretrain, tmp_path / "mine.yaml", overrides).optim.steps == 7
+
+
+# --- what the backbone cannot take
+
+FIXED = "{name: mvit, frames: 4, crop_px: 64}"
+SPLIT = "{name: slow, width: 8, depths: [1, 1, 1, 1], norm: {kind: sub-batch, splits: 2}}"
+DETECTION = f"task: detection\nbackbone: {FIXED}\noptim: {{lr: 1, batch: 2, steps: 1}}\n"
+
+
+def problem(kind: type[Recipe], text: str, tmp_path: Path) -> str:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load(kind, tmp_path / "mine.yaml")
+    return str(caught.value)
+
+
+def test_a_crop_that_the_backbone_cannot_take_is_refused(pretrain: Refused) -> None:
+    text = PRETRAIN.replace(PRETRAIN.splitlines()[1], f"backbone: {FIXED}")
+    said = " ".join(pretrain(text).split())
+    assert "augment.crop_px: this mvit takes clips of backbone.crop_px = 64 pixels a side" in said
+    assert "found 32 pixels" in said
+
+
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        ("{crop_px: null, test_short_side_px: 64}", "augment.crop_px: this mvit takes clips of "),
+        ("{crop_px: 64}", "augment.test_short_side_px: this mvit takes clips of "),
+    ],
+)
+def test_a_detector_s_crop_must_fit_in_training_and_in_testing(
+    tmp_path: Path, augment: str, message: str
+) -> None:
+    assert message in problem(Detection, f"{DETECTION}augment: {augment}\n", tmp_path)
+
+
+def test_a_bank_s_short_side_must_fit(tmp_path: Path) -> None:
+    text = f"task: extract\nbackbone: {FIXED}\n"
+    assert "short_side_px: this mvit takes clips of" in problem(Extract, text, tmp_path)
+    (tmp_path / "mine.yaml").write_text(f"{text}short_side_px: 64\n")
+    assert load(Extract, tmp_path / "mine.yaml").short_side_px == 64
+
+
+def test_a_batch_that_the_norm_cannot_split_is_refused(tmp_path: Path) -> None:
+    text = PRETRAIN.replace(PRETRAIN.splitlines()[1], f"backbone: {SPLIT}")
+    message = "optim.batch 3 is not a multiple of backbone.norm.splits, 2"
+    assert message in problem(Pretrain, text.replace("batch: 2", "batch: 3"), tmp_path)
+    (tmp_path / "mine.yaml").write_text(text)
+    assert load(Pretrain, tmp_path / "mine.yaml").optim.batch == 2

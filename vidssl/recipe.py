@@ -10,7 +10,7 @@ import re
 from collections.abc import Hashable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -19,6 +19,7 @@ from pydantic import (
     PositiveInt,
     SerializeAsAny,
     ValidationError,
+    model_validator,
 )
 from pydantic_core import ErrorDetails
 
@@ -72,6 +73,12 @@ class Pretrain(Recipe):
     log_every: PositiveInt = 10
     save_every: PositiveInt = 500
 
+    @model_validator(mode="after")
+    def _backbone_takes_the_clips(self) -> Self:
+        self.backbone.require_side(self.augment.crop_px, "augment.crop_px")
+        self.backbone.require_batch(self.optim.batch)
+        return self
+
 
 class DetectionBoxes(Section):
     """Which boxes a detector is trained and tested on."""
@@ -97,6 +104,14 @@ class Detection(Recipe):
     log_every: PositiveInt = 10
     save_every: PositiveInt = 500
 
+    @model_validator(mode="after")
+    def _backbone_takes_the_clips(self) -> Self:
+        self.backbone.require_side(self.augment.crop_px, "augment.crop_px")
+        self.backbone.require_side(self.augment.test_short_side_px, "augment.test_short_side_px")
+        if self.freeze == "none":
+            self.backbone.require_batch(self.optim.batch)
+        return self
+
 
 class Extract(Recipe):
     """Extraction of a long-term feature bank."""
@@ -110,6 +125,11 @@ class Extract(Recipe):
     batch: PositiveInt = 8
     """Key frames in one forward pass."""
     videos_per_shard: PositiveInt = 8
+
+    @model_validator(mode="after")
+    def _backbone_takes_the_clips(self) -> Self:
+        self.backbone.require_side(self.short_side_px, "short_side_px")
+        return self
 
 
 Kind = TypeVar("Kind", bound=Recipe)

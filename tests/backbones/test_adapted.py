@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import get_model, video
 
 from vidssl.backbones import BackboneConfig, Encoder, csn, mvit, r2plus1d, resnet18_3d, x3d
+from vidssl.errors import RecipeError
 
 with warnings.catch_warnings():
     # pytorchvideo scripts some activations on import, which PyTorch has deprecated.
@@ -210,9 +211,9 @@ def test_mvit_takes_no_other_clips_than_its_embeddings_are_for(shape: tuple[int,
     )
     encoder = on_meta(SMALL_MVIT)
     clips = torch.empty(1, 3, *shape, device="meta")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(RecipeError, match=message):
         encoder(clips)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(RecipeError, match=message):
         encoder.maps(clips)
 
 

@@ -38,3 +38,7 @@ def test_gates_forced_open_change_nothing(gate: nn.Module) -> None:
     nn.init.constant_(last.bias, 100.0)  # type: ignore[arg-type]
     x = torch.rand(2, 8, 2, 3, 3)
     assert torch.equal(gate(x), x)
+
+
+def test_fewer_channels_than_the_reduction_leave_one() -> None:
+    assert SqueezeExcitation(2)(torch.ones(1, 2, 1, 2, 2)).shape == (1, 2, 1, 2, 2)

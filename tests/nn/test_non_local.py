@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vidssl.errors import RecipeError
 from vidssl.nn.non_local import NonLocal, NonLocalConfig, Similarity
 from vidssl.nn.norms import NormConfig
 
@@ -122,6 +123,11 @@ def test_half_precision_stays_near() -> None:
         half = block(maps())
     with torch.no_grad():
         torch.testing.assert_close(half.float(), block(maps()), rtol=0.1, atol=0.1)
+
+
+def test_a_map_smaller_than_the_pool_is_refused_in_words() -> None:
+    with pytest.raises(RecipeError, match=r"pool: \(1, 2, 2\) does not fit into a map of 4x1x1"):
+        NonLocal(8)(torch.rand(1, 8, 4, 1, 1))
 
 
 def test_a_config_knows_where_blocks_stand() -> None:

@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from vidssl.errors import RecipeError
 from vidssl.nn.norms import (
     FrozenNorm,
     NormConfig,
@@ -139,7 +140,7 @@ def test_sub_batches_are_normalised_apart_and_remembered_together() -> None:
 
 def test_a_batch_that_does_not_split_is_refused_only_while_training() -> None:
     norm = SubBatchNorm(16, splits=3)
-    with pytest.raises(ValueError, match="in 3 splits needs a multiple of them, got 4 clips"):
+    with pytest.raises(RecipeError, match="needs a multiple of them at a time, got 4 clips"):
         norm(maps(4))
     assert norm.eval()(maps(4)).shape == maps(4).shape
 

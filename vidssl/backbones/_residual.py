@@ -83,6 +83,10 @@ class ResNetConfig(BackboneConfig, ABC):
     """Keep the input of the stem and of each block only, and compute their insides again on the way
     back: less memory, about a third more time, the same gradients and running statistics."""
 
+    @abstractmethod
+    def frames_in(self, stage: int) -> int:
+        """Return the frames that non-local blocks see in stage 2 to 5."""
+
     @model_validator(mode="after")
     def _non_local_blocks_stand(self) -> Self:
         for stage, depth in enumerate(self.depths, 2):
@@ -91,7 +95,20 @@ class ResNetConfig(BackboneConfig, ABC):
                     raise ValueError(
                         f"non_local.res{stage}: no block {block}; the stage has 0 to {depth - 1}"
                     )
+            if self.non_local:
+                self.non_local.require_frames(stage, self.frames_in(stage))
         return self
+
+    def require_batch(self, clips: int) -> None:
+        """Refuse a number of clips that the norm cannot divide.
+
+        Raises:
+            ValueError: if they are no multiple of a sub-batch norm's splits.
+        """
+        if self.norm.kind == "sub-batch" and clips % self.norm.splits:
+            raise ValueError(
+                f"optim.batch {clips} is not a multiple of backbone.norm.splits, {self.norm.splits}"
+            )
 
     def shared_key(self) -> dict[str, Any]:
         """Return what all families' weights depend on, of the options above."""
@@ -158,6 +175,12 @@ class SingleConfig(ResNetConfig, ABC):
     @abstractmethod
     def plan(self) -> Plan:
         """Return the pathway that these options describe."""
+
+    def frames_in(self, stage: int) -> int:
+        """Return the frames that non-local blocks see in stage 2 to 5."""
+        plan = self.plan()
+        frames = -(-self.frames // plan.stem_stride)
+        return frames if stage == 2 else frames // plan.pool_frames
 
     def build(self) -> Encoder:
         """Return the encoder with fresh weights."""
@@ -227,13 +250,18 @@ class Recomputed(nn.Sequential):
 def recompute(module: nn.Module, inside: Callable[[Tensor], Tensor], x_BCTHW: Tensor) -> Tensor:
     """Return ``inside(x)``, which runs once more on the way back instead of being kept.
 
-    The second run draws the same random numbers and moves none of the module's statistics.
+    The second run draws the same random numbers and moves none of the module's statistics, which
+    ``torch.compile`` sees to by itself.
     """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), unremembered(module)
 
-    out: Tensor = checkpoint(inside, x_BCTHW, use_reentrant=False, context_fn=contexts)
+    out: Tensor
+    if torch.compiler.is_compiling():
+        out = checkpoint(inside, x_BCTHW, use_reentrant=False)
+    else:
+        out = checkpoint(inside, x_BCTHW, use_reentrant=False, context_fn=contexts)
     return out
 
 
@@ -282,7 +310,7 @@ def stem(plan: Plan) -> nn.Sequential:
     """Return the first layers, ``(B, 3, T, H, W) -> (B, width, T', H/4, W/4)``."""
     width, stride = plan.width, (plan.stem_stride, 2)
     if plan.stem == "deep":
-        half = width // 2
+        half = max(1, width // 2)
         layers = [
             *_normed(plan, 1, conv(RGB, half, (plan.kernels[0], 3), stride=stride)),
             *_normed(plan, 2, conv(half, half, (1, 3))),

@@ -10,7 +10,8 @@ Two things to know:
   holds the other tokens, whose mean is something else. Whoever pools a map (a detection head, a
   feature bank) does not read what those classifiers read.
 - The embeddings of position have a fixed size. The encoder takes clips of ``frames`` frames of
-  ``crop_px`` x ``crop_px`` pixels and no others, and both decide the shapes of weights.
+  ``crop_px`` x ``crop_px`` pixels and no others, and both decide the shapes of weights. Key frames
+  are tested and put into banks as whole pictures, so that of these only square ones fit.
 
 Difference from the paper, which trains with stochastic depth: pytorchvideo's settings leave it at
 0, and so does ``drop_path`` here unless it is set.
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 
 from vidssl.backbones import BackboneConfig, Encoder
 from vidssl.backbones._adapter import importing_pytorchvideo, with_clip_of
+from vidssl.errors import RecipeError
 
 CLIPS = {"b16x4": (16, 4), "b32x3": (32, 3)}
 FEATURES = 768
@@ -74,6 +76,19 @@ class Config(BackboneConfig):
         """
         return {"name": self.name, "frames": self.frames, "crop_px": self.crop_px}
 
+    def require_side(self, side_px: int | None, key: str) -> None:
+        """Refuse all clips but those of ``crop_px``.
+
+        Raises:
+            ValueError: if they have another size.
+        """
+        if side_px != self.crop_px:
+            found = "whole pictures" if side_px is None else f"{side_px} pixels"
+            raise ValueError(
+                f"{key}: this mvit takes clips of backbone.crop_px = {self.crop_px} pixels a side, "
+                f"found {found}"
+            )
+
 
 class MViT(Encoder):
     """Tokens with a class token in front; one size of clip."""
@@ -91,7 +106,7 @@ class MViT(Encoder):
         """Return the class token, ``(B, F)``: what published classifiers read, not the map's mean.
 
         Raises:
-            ValueError: if the clips are not of the size that the encoder was built for.
+            RecipeError: if the clips are not of the size that the encoder was built for.
         """
         return self.tokens(clips_BCTHW)[:, 0]
 
@@ -99,7 +114,7 @@ class MViT(Encoder):
         """Return all tokens but the class token, ``(B, F, T/2, H/32, W/32)``.
 
         Raises:
-            ValueError: if the clips are not of the size that the encoder was built for.
+            RecipeError: if the clips are not of the size that the encoder was built for.
         """
         tokens_BNF = self.tokens(clips_BCTHW)[:, 1:]
         frames, height, width = self.clip
@@ -110,10 +125,10 @@ class MViT(Encoder):
         """Return the last block's tokens after their norm, ``(B, N, F)``, the class token first.
 
         Raises:
-            ValueError: if the clips are not of the size that the encoder was built for.
+            RecipeError: if the clips are not of the size that the encoder was built for.
         """
         if tuple(clips_BCTHW.shape[2:]) != self.clip:
-            raise ValueError(
+            raise RecipeError(
                 f"this MViT's embeddings of position are for {_size(self.clip)}, "
                 f"got {_size(clips_BCTHW.shape[2:])}"
             )

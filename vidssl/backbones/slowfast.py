@@ -58,6 +58,10 @@ class Config(residual.ResNetConfig):
             raise ValueError(f"frames {self.frames} is not a multiple of alpha {self.alpha}")
         return self
 
+    def frames_in(self, stage: int) -> int:
+        """Return the Slow pathway's frames, the same in all stages."""
+        return max(1, self.frames // self.alpha)  # where alpha is too large, that is told
+
     def build(self) -> "SlowFast":
         """Return the encoder with fresh weights."""
         return SlowFast(self)

@@ -36,8 +36,9 @@ class SqueezeExcitation(nn.Module):
     def __init__(self, channels: int) -> None:
         """Make fresh weights; the hidden layer has a quarter of the channels."""
         super().__init__()
-        self.squeeze = pointwise(channels, channels // REDUCTION)
-        self.excite = pointwise(channels // REDUCTION, channels)
+        hidden = max(1, channels // REDUCTION)
+        self.squeeze = pointwise(channels, hidden)
+        self.excite = pointwise(hidden, channels)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """Return the scaled map, of the shape that came in."""

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from vidssl.errors import RecipeError
 from vidssl.nn.norms import NormConfig
 from vidssl.section import Section
 
@@ -44,14 +45,40 @@ class NonLocalConfig(Section):
         """Return the blocks of stage 2 to 5 that a non-local block follows."""
         return (self.res2, self.res3, self.res4, self.res5)[stage - 2]
 
+    def group_of(self, stage: int) -> int | None:
+        """Return how many frames of stage 2 to 5 attend to each other; None for all."""
+        groups: dict[str, int] = {name: n for name, n in (self.frames_per_group or {}).items()}
+        return groups.get(f"res{stage}")
+
+    def require_frames(self, stage: int, frames: int) -> None:
+        """Refuse what does not fit the ``frames`` frames of stage 2 to 5.
+
+        Raises:
+            ValueError: if groups do not divide them, stand where no block is, or are pooled away.
+        """
+        group = self.group_of(stage)
+        if group and not self.after(stage):
+            raise ValueError(
+                f"non_local.frames_per_group.res{stage}: no block stands in res{stage}"
+            )
+        if group and frames % group:
+            raise ValueError(
+                f"non_local.frames_per_group.res{stage}: {group} does not divide the stage's "
+                f"{frames} frames"
+            )
+        asked = group or frames
+        if self.pool and self.after(stage) and self.pool[0] > asked:
+            raise ValueError(
+                f"non_local.pool: {self.pool[0]} frames, but res{stage} compares only {asked}"
+            )
+
     def build(self, stage: int, channels: int, norm: NormConfig) -> "NonLocal":
         """Return a fresh block for stage 2 to 5, whose maps have ``channels`` channels."""
-        groups: dict[str, int] = {name: n for name, n in (self.frames_per_group or {}).items()}
         return NonLocal(
             channels,
             similarity=self.similarity,
             pool=self.pool,
-            frames_per_group=groups.get(f"res{stage}"),
+            frames_per_group=self.group_of(stage),
             norm=norm,
         )
 
@@ -70,10 +97,11 @@ class NonLocal(nn.Module):
     ) -> None:
         """Make fresh weights, by default with batch norm; the inner width D is half of C."""
         super().__init__()
-        inner = channels // 2
+        inner = max(1, channels // 2)
         self.similarity = similarity
         self.frames_per_group = frames_per_group
         self.pool = nn.MaxPool3d(pool, stride=pool) if pool else nn.Identity()
+        self._pooled_by = pool
         # The Gaussian compares the features as they are.
         compares = similarity != "gaussian"
         self.theta = pointwise(channels, inner) if compares else None
@@ -88,6 +116,7 @@ class NonLocal(nn.Module):
 
         Raises:
             ValueError: if T is not a multiple of ``frames_per_group``.
+            RecipeError: if the map is smaller than the pool.
         """
         grouped = self._groups(x_BCTHW)
         query_BPD, key_BQD, value_BQD = self._parts(grouped)
@@ -110,6 +139,13 @@ class NonLocal(nn.Module):
         return self._weights(query_BPD, key_BQD)
 
     def _parts(self, x_BCTHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        sizes = self._pooled_by
+        if sizes and any(n < size for n, size in zip(x_BCTHW.shape[2:], sizes, strict=True)):
+            found = "x".join(str(n) for n in x_BCTHW.shape[2:])
+            raise RecipeError(
+                f"non_local.pool: {sizes} does not fit into a map of {found}; "
+                "larger clips do, or pool: null"
+            )
         asked = self.pool(x_BCTHW)
         query = x_BCTHW if self.theta is None else self.theta(x_BCTHW)
         key = asked if self.phi is None else self.phi(asked)

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from vidssl.errors import RecipeError
 from vidssl.nn.distributed import sum_with_grad, world_size
 from vidssl.section import Section
 
@@ -113,13 +114,13 @@ class SubBatchNorm(nn.BatchNorm3d):
         """Return the normalised map, of the shape that came in.
 
         Raises:
-            ValueError: while training, if B is not a multiple of ``splits``.
+            RecipeError: while training, if B is not a multiple of ``splits``.
         """
         if not self.training:
             return super().forward(x_BCTHW)
         if len(x_BCTHW) % self.splits:
-            raise ValueError(
-                f"sub-batch norm in {self.splits} splits needs a multiple of them, "
+            raise RecipeError(
+                f"sub-batch norm in {self.splits} splits needs a multiple of them at a time, "
                 f"got {len(x_BCTHW)} clips"
             )
         seen = [(self._zeros(), self._zeros()) for _ in range(self.splits)]
