@@ -1,6 +1,7 @@
 """Exported models: run without vidssl they compute the same, or there is no file."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -220,6 +221,7 @@ def test_the_card_says_what_goes_in_and_comes_out(exported: Exported) -> None:
     assert [port["shape"] for port in card["outputs"]] == [["boxes", 3]] * 2
     assert card["labels"] == ["walk", None, "wave"]  # the label map has no 2
     assert card["preprocessing"]["mean"] == [0.45] * 3
+    assert card["preprocessing"]["channels"] == "red, green, blue"
     assert card["preprocessing"]["seconds_between_frames"] == pytest.approx(8 / 30)
     assert card["versions"]["opset"] == 20
     assert len(card["parity"]["comparisons"]) == 4
@@ -394,6 +396,17 @@ def test_something_else_than_an_export_is_not_overwritten(
         export.run(checkpoints["encoder"], "onnx", out)
 
 
+def test_no_file_is_left_without_its_card(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "a.pt2.json").mkdir()
+    with pytest.raises(OutputError, match=r"a\.pt2\.json: is a folder"):
+        export.run(checkpoints["encoder"], "torch-export", tmp_path / "a.pt2")
+    # Of the names that both are written aside under, the file's is the longest that there may be.
+    name = "b" * (255 - len(f"..pt2.{os.getpid()}.part")) + ".pt2"
+    with pytest.raises(OutputError, match=r"\.json: cannot be written: File name too long"):
+        export.run(checkpoints["encoder"], "torch-export", tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt2.json"]
+
+
 # --- the command
 
 
@@ -443,3 +456,23 @@ def test_what_the_commands_write_can_be_exported(
         sizes[told["kind"]] = told["inputs"][0]["shape"][-1]
     # The recipe's crop of pretraining; the detector's test side of 48 in cells of 32.
     assert sizes == {"encoder": 32, "detector": 64}
+
+
+@pytest.mark.parametrize("kind", ["encoder", "classifier"])
+def test_converted_weights_get_the_pixels_that_they_were_trained_on(
+    tmp_path: Path, kind: str
+) -> None:
+    mean, std = [0.43, 0.39, 0.37], [0.23, 0.22, 0.21]
+    geometry = {"crop_px": 32, "mean": mean, "std": std, "channels": "bgr"}
+    encoder = SLOW.build()
+    if kind == "encoder":
+        card = {"backbone": SLOW.model_dump(mode="json"), "geometry": geometry}
+        save_weights(tmp_path, kind, encoder, card)
+    else:
+        facts = {"geometry": geometry}
+        save_classifier(
+            tmp_path, Classifier(encoder, num_classes=3), SLOW, labels=None, facts=facts
+        )
+    found = open_graph(tmp_path).preprocessing
+    assert (found["mean"], found["std"]) == (mean, std)
+    assert found["channels"] == "blue, green, red"

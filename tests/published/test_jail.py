@@ -578,3 +578,11 @@ def test_a_missing_file_is_told_with_the_nearest(tmp_path: Path) -> None:
     message = refused(tmp_path / "slowfats.pyth")
     assert "did you mean 'slowfast.pyth'" in message
     assert "is a folder" in refused(tmp_path)
+
+
+def test_what_is_no_file_is_told_without_opening_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "link")
+    for name in ("pipe", "link"):
+        assert refused(tmp_path / name).endswith(f"{name}: is no file; expected a file of weights")
+    assert refused(tmp_path / ("x" * 300)).endswith("File name too long")

@@ -20,11 +20,14 @@ from vidssl.errors import ExportError, RecipeError
 from vidssl.features import WindowConfig
 from vidssl.jobs._classifier import load_classifier
 from vidssl.jobs._detector import load_detector
+from vidssl.jobs._geometry import stated
+from vidssl.published.formats import Geometry
 from vidssl.recipe import Pretrain, backbone_from, load
 from vidssl.recognition.classifier import Classifier
 from vidssl.train.weights import load_into, load_weights
 from vidssl.video.sampling import PAPER_FPS
 
+OURS = Geometry()
 CLIPS, BOXES = "clips", "boxes"
 """The two sizes that are free when the exported model runs."""
 
@@ -178,7 +181,15 @@ def _encoder(checkpoint: Path, size_px: Size | None) -> Graph:
     load_into(encoder, tensors, str(checkpoint))
     size_px = size_px or _size_of(checkpoint, card, backbone)
     outputs = (Port("features", (CLIPS, encoder.features), "the pooled feature of each clip"),)
-    return _graph("encoder", EncoderGraph(encoder), backbone, size_px, outputs, card["hash"])
+    return _graph(
+        "encoder",
+        EncoderGraph(encoder),
+        backbone,
+        size_px,
+        outputs,
+        card["hash"],
+        trained_on=stated(card),
+    )
 
 
 def _classifier(checkpoint: Path, size_px: Size | None) -> Graph:
@@ -192,6 +203,7 @@ def _classifier(checkpoint: Path, size_px: Size | None) -> Graph:
         _scores((CLIPS, trained.card["num_classes"]), "softmax: those of a clip sum to 1"),
         trained.card["hash"],
         labels=trained.labels,
+        trained_on=stated(trained.card),
     )
 
 
@@ -226,12 +238,13 @@ def _graph(
     *,
     labels: "list[str | None] | tuple[str, ...] | None" = None,
     further: tuple[Port, ...] = (),
+    trained_on: Geometry = OURS,
 ) -> Graph:
     """Return the graph that takes clips of ``size_px`` and the ``further`` inputs."""
     clips = Port(
         "clips",
         (CLIPS, 3, backbone.frames, *size_px),
-        "clips, channels (red, green, blue), frames, height, width; made as preprocessing says",
+        "clips, channels, frames, height, width; made as preprocessing says",
     )
     module.requires_grad_(False).eval()
     return Graph(
@@ -242,11 +255,14 @@ def _graph(
         backbone=str(backbone.name),
         labels=None if labels is None else tuple(labels),
         source=source,
-        preprocessing=_preprocessing(kind, backbone, size_px),
+        preprocessing=_preprocessing(kind, backbone, size_px, trained_on),
     )
 
 
-def _preprocessing(kind: str, backbone: BackboneConfig, size_px: Size) -> dict[str, Any]:
+def _preprocessing(
+    kind: str, backbone: BackboneConfig, size_px: Size, trained_on: Geometry
+) -> dict[str, Any]:
+    """Return how clips are made; pixels are those that converted weights were trained on."""
     where = (
         f"frame {backbone.frames // 2}, counted from 0, is the key frame"
         if kind == "detector"
@@ -259,8 +275,9 @@ def _preprocessing(kind: str, backbone: BackboneConfig, size_px: Size) -> dict[s
     )
     return {
         "pixels": "(x / 255 - mean) / std of 8-bit RGB",
-        "mean": [MEAN] * 3,
-        "std": [STD] * 3,
+        "channels": "blue, green, red" if trained_on.channels == "bgr" else "red, green, blue",
+        "mean": list(trained_on.mean or [MEAN] * 3),
+        "std": list(trained_on.std or [STD] * 3),
         "height_px": size_px[0],
         "width_px": size_px[1],
         "resize": "bilinear, antialiased",

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vidssl import __version__
 from vidssl.errors import ExportError, OutputError
-from vidssl.files import replacing, sha256, write_text
+from vidssl.files import replacing, sha256
 from vidssl.jobs._formats import FORMATS, Run, trace
 from vidssl.jobs._graphs import Graph, Port, Size, open_graph
 from vidssl.progress import Progress, silent
@@ -89,26 +89,28 @@ def run(
     progress("exporting, tracing", 0, 3)
     program = trace(graph)
     progress("exporting, writing", 1, 3)
-    with replacing(path) as aside:
+    # The card is on the disk before the file has its name, so that neither is there alone.
+    with replacing(card) as card_aside, replacing(path) as aside:
         written_as.write(graph, program, aside)
         progress("exporting, comparing", 2, 3)
         parity = compare(graph, written_as.open(aside))
         require_same(parity, limit, str(path))
+        result = ExportResult(
+            path=path,
+            card=card,
+            kind=graph.kind,
+            format=format_name,
+            bytes=aside.stat().st_size,
+            inputs=[_described(port) for port in graph.inputs],
+            outputs=[_described(port) for port in graph.outputs],
+            limit=limit,
+            largest=largest(parity),
+            parity=parity,
+        )
+        versions = {"vidssl": __version__, **written_as.versions()}
+        described = _card(graph, result, sha256(aside), versions)
+        card_aside.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     progress("exporting, comparing", 3, 3)
-    result = ExportResult(
-        path=path,
-        card=card,
-        kind=graph.kind,
-        format=format_name,
-        bytes=path.stat().st_size,
-        inputs=[_described(port) for port in graph.inputs],
-        outputs=[_described(port) for port in graph.outputs],
-        limit=limit,
-        largest=largest(parity),
-        parity=parity,
-    )
-    versions = {"vidssl": __version__, **written_as.versions()}
-    write_text(card, json.dumps(_card(graph, result, versions), indent=1) + "\n")
     return result
 
 
@@ -176,6 +178,8 @@ def _require_place(path: Path, card: Path, suffix: str, format_name: str) -> Non
             f"{path}: expected a name that ends in {suffix} for --format {format_name}, "
             f"found {path.suffix or 'no suffix'!r}"
         )
+    if card.is_dir():
+        raise OutputError(f"{card}: is a folder; expected a name for the export's card")
     if os.path.lexists(path) and not (path.is_file() and card.is_file()):
         raise OutputError(
             f"{path}: exists, and is no earlier export (there is no {card.name}); choose another "
@@ -192,12 +196,17 @@ def _described(port: Port) -> dict[str, Any]:
     }
 
 
-def _card(graph: Graph, result: ExportResult, versions: dict[str, str | int]) -> dict[str, Any]:
-    """Return what FILE.json says; a word in a shape is a size that is free."""
+def _card(
+    graph: Graph, result: ExportResult, content: str, versions: dict[str, str | int]
+) -> dict[str, Any]:
+    """Return what FILE.json says of a file of the hash ``content``.
+
+    A word in a shape is a size that is free.
+    """
     return {
         "kind": result.kind,
         "format": result.format,
-        "sha256": sha256(result.path),
+        "sha256": content,
         "weights": graph.source,
         "backbone": graph.backbone,
         "inputs": result.inputs,

@@ -52,12 +52,11 @@ def open_checkpoint(path: Path) -> Contents:
         CheckpointError: if there is no such file, it is no checkpoint, is damaged, has a tensor
             whose name cannot be printed, or needs more time or memory than a file of its size may.
     """
-    if path.is_dir():
-        raise CheckpointError(f"{path}: is a folder; expected a file of weights")
-    if not path.is_file():
-        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise CheckpointError(f"{path}: no such file{nearest(path.name, near)}")
     try:
+        if path.is_dir():
+            raise CheckpointError(f"{path}: is a folder; expected a file of weights")
+        if not path.is_file():
+            raise CheckpointError(f"{path}: {_absent(path)}")
         is_safetensors = _is_safetensors(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
@@ -66,6 +65,13 @@ def open_checkpoint(path: Path) -> Contents:
         if not name.isprintable():  # it could pass for a line of ours, or steer the terminal
             raise CheckpointError(f"{path}: holds the name {name!r:.80}, which cannot be printed")
     return contents
+
+
+def _absent(path: Path) -> str:
+    if os.path.lexists(path):  # a pipe, a device, a link to nothing
+        return "is no file; expected a file of weights"
+    near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    return f"no such file{nearest(path.name, near)}"
 
 
 def _read_by_prisoner(path: Path) -> Contents:

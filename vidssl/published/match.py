@@ -27,8 +27,8 @@ class Match:
 
     ``fitted`` holds the tensors in the backbone's shapes and types. ``matched`` names them without
     counters; ``reshaped`` and ``wrong_shape`` say ``NAME: there -> here``, the latter also where a
-    type is no weight's. ``missing`` is the
-    backbone's alone, ``unexpected`` the file's. ``first`` is the first of the backbone's names.
+    type is no weight's. ``missing`` is the backbone's alone, ``unexpected`` the file's; ``first``
+    is the first of the backbone's names.
     """
 
     fitted: dict[str, Tensor]
