@@ -373,6 +373,14 @@ def test_a_crop_that_the_backbone_cannot_take_is_refused(pretrain: Refused) -> N
     assert "found 32 pixels" in said
 
 
+def test_an_even_kernel_is_told_of_once_and_by_its_place(tmp_path: Path) -> None:
+    for kernels in ("[1, 1, 1, 2, 3]", "[1, 1, 1, [1, 2], 3]"):
+        text = PRETRAIN.replace("name: slow,", f"name: slow, temporal_kernels: {kernels},")
+        said = problem(Pretrain, text, tmp_path).splitlines()
+        assert len(said) == 2
+        assert said[1].startswith("  backbone.temporal_kernels.3: a temporal kernel must be odd ")
+
+
 @pytest.mark.parametrize(
     ("augment", "message"),
     [

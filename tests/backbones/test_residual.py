@@ -297,6 +297,7 @@ def test_a_pattern_of_kernels_is_repeated_over_a_stage() -> None:
         ({"non_local": {"res4": [6]}}, "non_local.res4: no block 6; the stage has 0 to 5"),
         ({"non_local": {"res2": [-1]}}, "non_local.res2: no block -1; the stage has 0 to 2"),
         ({"drop_path": 1.0}, "less than 1"),
+        ({"non_local": {"res3": [1, 1]}}, "non_local.res3: block 1 stands twice"),
         (
             {"frames": 16, "non_local": {"res3": [0], "frames_per_group": {"res3": 7}}},
             "non_local.frames_per_group.res3: 7 does not divide the stage's ",

@@ -208,6 +208,10 @@ def test_a_clip_that_alpha_does_not_divide_is_refused_with_the_numbers() -> None
         ({"width": 20}, "width 20 is not a multiple of beta_inverse 8"),
         ({"frames": 30}, "frames 30 is not a multiple of alpha 4"),
         ({"fusion_kernel": 6}, "Input should be 5 or 7"),
+        (
+            {"fast_temporal_blocks": (3, 4, 23, 3)},
+            "fast_temporal_blocks: 23 blocks in res4, which has 6",
+        ),
     ],
 )
 def test_ratios_that_do_not_divide_are_refused(options: dict[str, int], message: str) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -43,14 +43,21 @@ STAGES = 4  # res2 to res5
 EXPANSION: dict[Block, int] = {"bottleneck": 4, "basic": 1}
 
 
-def _odd(value: int) -> int:
-    if value % 2 == 0:
-        raise ValueError(f"a temporal kernel must be odd to keep the number of frames, got {value}")
-    return value
+Given = TypeVar("Given", int, int | tuple[int, ...])
 
 
-Kernel = Annotated[int, Field(ge=1), AfterValidator(_odd)]
-StageKernel = Kernel | Annotated[tuple[Kernel, ...], Field(min_length=1)]
+def _odd(given: Given) -> Given:
+    for kernel in given if isinstance(given, tuple) else (given,):
+        if kernel < 1 or kernel % 2 == 0:
+            raise ValueError(
+                f"a temporal kernel must be odd to keep the number of frames, got {kernel}"
+            )
+    return given
+
+
+# Judged after the types, not inside the union: its parts' names would stand in every message.
+Kernel = Annotated[int, AfterValidator(_odd)]
+StageKernel = Annotated[int | Annotated[tuple[int, ...], Field(min_length=1)], AfterValidator(_odd)]
 """Of all blocks of a stage, or a pattern that its blocks repeat, as in I3D's (3, 1)."""
 Kernels = tuple[Kernel, StageKernel, StageKernel, StageKernel, StageKernel]
 """Temporal kernels of the stem and of res2 to res5."""
@@ -96,7 +103,7 @@ class ResNetConfig(BackboneConfig, ABC):
                         f"non_local.res{stage}: no block {block}; the stage has 0 to {depth - 1}"
                     )
             if self.non_local:
-                self.non_local.require_frames(stage, self.frames_in(stage))
+                self.non_local.require_fit(stage, self.frames_in(stage))
         return self
 
     def require_batch(self, clips: int) -> None:
@@ -171,6 +178,11 @@ class SingleConfig(ResNetConfig, ABC):
     """Of the stem and of res2 to res5, in frames; a list is repeated over a stage's blocks."""
     temporal_blocks: Counts | None = None
     """How many blocks of each stage, the first ones, have its temporal kernel; all if null."""
+
+    @model_validator(mode="after")
+    def _counted_blocks_are_there(self) -> Self:
+        require_blocks("temporal_blocks", self.temporal_blocks, self.depths)
+        return self
 
     @abstractmethod
     def plan(self) -> Plan:
@@ -428,6 +440,17 @@ def require_pairs(frames: int) -> None:
     """
     if frames % 2:
         raise ValueError(f"frames {frames} is not a multiple of 2; pairs of them are pooled")
+
+
+def require_blocks(key: str, counts: Counts | None, depths: Depths) -> None:
+    """Refuse to count more blocks than a stage has.
+
+    Raises:
+        ValueError: with the stage.
+    """
+    for stage, (count, depth) in enumerate(zip(counts or depths, depths, strict=True), 2):
+        if count > depth:
+            raise ValueError(f"{key}: {count} blocks in res{stage}, which has {depth}")
 
 
 def kernels_by_block(

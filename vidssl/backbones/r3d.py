@@ -72,11 +72,12 @@ class R3D(Encoder):
 
     def maps(self, clips_BCTHW: Tensor) -> Tensor:
         """Return the map of one branch, ``(B, F, T/2, H/32, W/32)``; H/16, W/16 for detection."""
-        shared = self.trunk[:-1](clips_BCTHW)
-        # The other branch is not run: it has no gradient, and its norms would see what it does not.
-        last = self.local if self.maps_from == "local" else self.trunk[-1]
-        assert last is not None
-        map_: Tensor = last(shared)
+        map_: Tensor
+        if self.maps_from == "local" and self.local is not None:
+            # The global res5 is not run: its norms would count what it is not trained on.
+            map_ = self.local(self.trunk[:-1](clips_BCTHW))
+        else:
+            map_ = self.trunk(clips_BCTHW)
         return map_
 
     def branches(self, clips_BCTHW: Tensor) -> tuple[Tensor, Tensor]:

@@ -49,11 +49,13 @@ class Config(residual.ResNetConfig):
     fast_temporal_blocks: residual.Counts | None = None
 
     @model_validator(mode="after")
-    def _ratios_divide(self) -> Self:
+    def _ratios_and_blocks_fit(self) -> Self:
         if self.width % self.beta_inverse:
             raise ValueError(
                 f"width {self.width} is not a multiple of beta_inverse {self.beta_inverse}"
             )
+        for key in ("slow_temporal_blocks", "fast_temporal_blocks"):
+            residual.require_blocks(key, getattr(self, key), self.depths)
         if self.frames % self.alpha:
             raise ValueError(f"frames {self.frames} is not a multiple of alpha {self.alpha}")
         return self

@@ -50,14 +50,17 @@ class NonLocalConfig(Section):
         groups: dict[str, int] = {name: n for name, n in (self.frames_per_group or {}).items()}
         return groups.get(f"res{stage}")
 
-    def require_frames(self, stage: int, frames: int) -> None:
+    def require_fit(self, stage: int, frames: int) -> None:
         """Refuse what does not fit the ``frames`` frames of stage 2 to 5.
 
         Raises:
-            ValueError: if groups do not divide them, stand where no block is, or are pooled away.
+            ValueError: if a block stands twice, or groups do not divide the frames, stand where no
+                block is, or have fewer frames than the pool.
         """
-        group = self.group_of(stage)
-        if group and not self.after(stage):
+        group, after = self.group_of(stage), self.after(stage)
+        if twice := [block for block in set(after) if after.count(block) > 1]:
+            raise ValueError(f"non_local.res{stage}: block {min(twice)} stands twice")
+        if group and not after:
             raise ValueError(
                 f"non_local.frames_per_group.res{stage}: no block stands in res{stage}"
             )
@@ -67,7 +70,7 @@ class NonLocalConfig(Section):
                 f"{frames} frames"
             )
         asked = group or frames
-        if self.pool and self.after(stage) and self.pool[0] > asked:
+        if self.pool and after and self.pool[0] > asked:
             raise ValueError(
                 f"non_local.pool: {self.pool[0]} frames, but res{stage} compares only {asked}"
             )
