@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vidssl import __version__
 from vidssl.errors import ExportError, OutputError
-from vidssl.files import replacing, sha256
+from vidssl.files import replacing, sha256, write_text
 from vidssl.jobs._formats import FORMATS, Run, trace
 from vidssl.jobs._graphs import Graph, Port, Size, open_graph
 from vidssl.progress import Progress, silent
@@ -89,8 +89,7 @@ def run(
     progress("exporting, tracing", 0, 3)
     program = trace(graph)
     progress("exporting, writing", 1, 3)
-    # The card is on the disk before the file has its name, so that neither is there alone.
-    with replacing(card) as card_aside, replacing(path) as aside:
+    with replacing(path) as aside:
         written_as.write(graph, program, aside)
         progress("exporting, comparing", 2, 3)
         parity = compare(graph, written_as.open(aside))
@@ -109,7 +108,8 @@ def run(
         )
         versions = {"vidssl": __version__, **written_as.versions()}
         described = _card(graph, result, sha256(aside), versions)
-        card_aside.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        # Before the file has its name: if this fails, there is no file without its card.
+        write_text(card, json.dumps(described, indent=1) + "\n")
     progress("exporting, comparing", 3, 3)
     return result
 
