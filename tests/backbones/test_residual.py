@@ -4,7 +4,7 @@ import copy
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -248,6 +248,44 @@ def test_checkpointed_activations_compile_as_one_graph(norm: str) -> None:
         torch.testing.assert_close(value.grad, expected[name], rtol=1e-6, atol=1e-9, msg=name)
     for (name, mine), theirs in zip(twin.named_buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(mine, theirs, msg=name)
+
+
+SYNC = """
+import copy
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from vidssl.backbones import slowfast
+from vidssl.nn.distributed import joined, rank
+
+with joined():
+    torch.manual_seed(0)
+    options = {"width": 8, "depths": (1, 1, 1, 1), "frames": 4, "norm": "sync", "drop_path": 0.2}
+    plain = slowfast.Config(**options).build().double()
+    for norm in (m for m in plain.modules() if hasattr(m, "eps")):
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+    saving = slowfast.Config(**options, activation_checkpointing=True).build().double()
+    saving.load_state_dict(plain.state_dict())
+    clips = torch.rand(2, 3, 4, 32, 32, dtype=torch.double) + rank()
+    for net in (plain, saving):
+        wrapped = DistributedDataParallel(net, broadcast_buffers=False)
+        for step in range(2):
+            torch.manual_seed(step)
+            wrapped(clips).square().sum().backward()
+    for one, other in zip(plain.parameters(), saving.parameters()):
+        torch.testing.assert_close(other.grad, one.grad, rtol=1e-6, atol=1e-9)
+    for one, other in zip(plain.buffers(), saving.buffers()):
+        assert torch.equal(one, other)
+    print(sum(int(m.num_batches_tracked) == 2 for m in saving.modules() if hasattr(m, "momentum")))
+"""
+
+
+def test_checkpointed_activations_share_statistics_between_processes(
+    in_two_processes: Callable[..., list[str]],
+) -> None:
+    # Norms: stems 2, four blocks of 3 and a shortcut's in each of 2 pathways, laterals 4.
+    assert in_two_processes(SYNC) == [f"{2 + 2 * 4 * 4 + 4}\n"] * 2
 
 
 MEMORY = """
