@@ -183,6 +183,35 @@ def test_extract_features_tells_it_too(
     assert "the weights were trained on other clips: stride 2 there, 4 here\n" in result.stderr
 
 
+def test_a_bank_from_a_converted_file_is_that_of_the_network_itself(
+    cli: Cli, tiny: dict[str, Path], playground: Path, index: Path, tmp_path: Path
+) -> None:
+    backbone = yaml.safe_load(tiny["extract"].read_text())["backbone"]
+    (tmp_path / "backbone.yaml").write_text(yaml.safe_dump({"backbone": backbone}))
+    torch.manual_seed(0)
+    encoder = slowfast.Config.model_validate(backbone).build()
+    for name, value in encoder.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 1.5)
+    save_weights(tmp_path / "direct", "encoder", encoder, {"backbone": backbone})
+    state = {f"module.{in_slowfast(key)}": value for key, value in encoder.state_dict().items()}
+    torch.save({"model_state": state}, tmp_path / "a.pyth")
+    converted = tmp_path / "converted" / "encoder.safetensors"
+    weights.convert(tmp_path / "a.pyth", converted, recipe=str(tmp_path / "backbone.yaml"))
+    for name in ("direct", "converted"):
+        options = ("--videos", index, "--boxes", playground / "val_person_detections.csv")
+        out = ("--out", tmp_path / f"{name}_bank")
+        result = cli(
+            "extract-features", tiny["extract"], "--encoder", tmp_path / name, *options, *out
+        )
+        assert result.exit_code == 0, result.output
+    shards = sorted((tmp_path / "direct_bank").glob("*.npy"))
+    assert sum(len(np.load(shard)) for shard in shards) > 0
+    for shard in shards:
+        other = tmp_path / "converted_bank" / shard.name
+        assert np.array_equal(np.load(shard), np.load(other))
+
+
 def in_slowfast(name: str) -> str:
     """PySlowFast's name of a weight of a SlowFast network of ours."""
     if name.startswith("laterals."):
