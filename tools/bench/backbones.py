@@ -2,9 +2,9 @@
 
     python tools/bench/backbones.py [--clips 2] [--crop 224] [--rounds 5] [--compile] [--json FILE]
 
-Steps: SlowFast R50 8x8 and Slow R50 8x8, each as `vidssl bench step` times them. Memory: the peak
-of one training step of our networks with and without `activation_checkpointing`, each in a process
-of its own, less what the process held before the step; on a GPU what PyTorch allocated at most.
+Steps: SlowFast R50 8x8 and Slow R50 8x8, each as `vidssl bench step` times them. Memory: the most
+that PyTorch held during one training step of our networks beyond weights and clips, with and
+without `activation_checkpointing`, each in a process of its own.
 """
 
 import argparse
@@ -18,10 +18,10 @@ from vidssl.jobs import bench_step
 
 MODELS = ("slowfast_r50_8x8", "slow_r50_8x8")
 PEAK = """
-import resource
 import sys
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from vidssl.jobs.models import SETTINGS
 from vidssl.recognition.classifier import Classifier
@@ -36,17 +36,25 @@ given = torch.rand(clips, 3, config.frames, crop, crop, device=device)
 given = given.contiguous(memory_format=torch.channels_last_3d)
 
 
-def peak() -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def step():
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        loss = network(given).square().mean()
+    loss.backward()
 
 
-before = peak()
-with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-    loss = network(given).square().mean()
-loss.backward()
-print(peak() - before)
+if device.type == "cuda":
+    before = torch.cuda.memory_allocated(device)
+    step()
+    print(torch.cuda.max_memory_allocated(device) - before)
+else:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        step()
+    held = most = 0
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    print(most)
 """
 
 
@@ -94,7 +102,7 @@ def peak_bytes(name: str, form: str, asked: argparse.Namespace) -> int:
     ran = subprocess.run(
         [sys.executable, "-c", PEAK, *given], check=True, stdout=subprocess.PIPE, text=True
     )
-    return int(ran.stdout)
+    return int(ran.stdout.split()[-1])
 
 
 def say(line: str) -> None:
