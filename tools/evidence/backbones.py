@@ -8,6 +8,7 @@ boxes, and writes OUT/table.txt. What is done is not done again, so a stopped ru
 - slow, slowfast: a pair of equal multiply-adds;
 - group, batch-of-2: slowfast with GroupNorm, and with BatchNorm statistics over 2 clips each
   (GroupNorm sees each clip alone: its row stands for 2 clips a device and for 16);
+- group-8, group-rate: GroupNorm in groups of more channels, and with a higher learning rate;
 - non-local: slowfast with a block after res3 and res4;
 - scratch-N, pretrained-N: slowfast after N steps from fresh weights, and from an encoder that was
   trained on other videos first, for --steps steps; "clips seen" counts both trainings.
@@ -60,6 +61,8 @@ def variants(steps: int) -> dict[str, tuple[str, list[str], int, bool]]:
         "slow": ("playground_slow", [], steps, False),
         "slowfast": (both, [], steps, False),
         "group": (both, [GROUP], steps, False),
+        "group-8": (both, ["backbone.norm={kind: group, groups: 8}"], steps, False),
+        "group-rate": (both, [GROUP, "optim.lr=0.01"], steps, False),
         "batch-of-2": (both, [BATCH_OF_2], steps, False),
         "non-local": (both, [NON_LOCAL], steps, False),
         **{f"pretrained-{n}": (both, [], n, True) for n in lengths},
