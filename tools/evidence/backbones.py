@@ -9,6 +9,7 @@ boxes, and writes OUT/table.txt. What is done is not done again, so a stopped ru
 - group, batch-of-2: slowfast with GroupNorm, and with BatchNorm statistics over 2 clips each
   (GroupNorm sees each clip alone: its row stands for 2 clips a device and for 16);
 - group-8, group-rate: GroupNorm in groups of more channels, and with a higher learning rate;
+- two-clips, two-clips-group: both norms in steps of 2 clips, eight times as many;
 - non-local: slowfast with a block after res3 and res4;
 - scratch-N, pretrained-N: slowfast after N steps from fresh weights, and from an encoder that was
   trained on other videos first, for --steps steps; "clips seen" counts both trainings.
@@ -25,6 +26,7 @@ from pathlib import Path
 VIDSSL = Path(sys.executable).with_name("vidssl")
 KINDS = {"motion": (1, 2, 3, 4), "interactions": (5, 6, 7), "memory": (8, 9)}
 GROUP, BATCH_OF_2 = "backbone.norm=group", "backbone.norm={kind: sub-batch, splits: 8}"
+TWO = ["optim.batch=2", "optim.lr=0.001"]
 NON_LOCAL = "backbone.non_local={res3: [0], res4: [0]}"
 
 
@@ -64,6 +66,8 @@ def variants(steps: int) -> dict[str, tuple[str, list[str], int, bool]]:
         "group-8": (both, ["backbone.norm={kind: group, groups: 8}"], steps, False),
         "group-rate": (both, [GROUP, "optim.lr=0.01"], steps, False),
         "batch-of-2": (both, [BATCH_OF_2], steps, False),
+        "two-clips": (both, TWO, 8 * steps, False),
+        "two-clips-group": (both, [GROUP, *TWO], 8 * steps, False),
         "non-local": (both, [NON_LOCAL], steps, False),
         **{f"pretrained-{n}": (both, [], n, True) for n in lengths},
         **{f"scratch-{n}": (both, [], n, False) for n in lengths if n != steps},
