@@ -57,8 +57,7 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
     "weights inspect": (["file"], JSON | {"--momentum-encoder"}),
     "weights convert": (
         ["file"],
-        JSON
-        | {"--to", "--model", "--recipe", "--min-match", "--momentum-encoder", "--classifier"},
+        JSON | {"--to", "--model", "--recipe", "--min-match", "--momentum-encoder", "--classifier"},
     ),
     "bench decode": ([], BENCH),
     "bench loader": ([], BENCH),
