@@ -69,8 +69,8 @@ def variants(steps: int) -> dict[str, tuple[str, list[str], int, bool]]:
         "two-clips": (both, TWO, 8 * steps, False),
         "two-clips-group": (both, [GROUP, *TWO], 8 * steps, False),
         "non-local": (both, [NON_LOCAL], steps, False),
-        **{f"pretrained-{n}": (both, [], n, True) for n in lengths},
-        **{f"scratch-{n}": (both, [], n, False) for n in lengths if n != steps},
+        **{f"pretrained-{n}": ("playground_pretrained", [], n, True) for n in lengths},
+        **{f"scratch-{n}": ("playground_scratch", [], n, False) for n in lengths if n != steps},
     }
 
 
