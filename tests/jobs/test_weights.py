@@ -495,6 +495,18 @@ def test_a_relative_with_another_stem_is_refused_unless_a_share_is_stated(
     assert "1 tensors are not in the file and keep fresh weights" in made.remarks
 
 
+def test_a_file_without_one_fitting_tensor_is_told_as_another_networks(
+    cli: Cli, tmp_path: Path
+) -> None:
+    torch.save(published(slow.Config()), tmp_path / "slow.pyth")
+    message = refused_conversion(
+        *(cli, tmp_path / "slow.pyth", "--to", tmp_path / "e.safetensors", "--model", "x3d_m")
+    )
+    assert "(0.0%)" in message
+    assert "these are the weights of another network" in message
+    assert "--min-match" not in message
+
+
 def test_an_encoder_of_ours_starts_one_with_non_local_blocks(
     cli: Cli, checkpoint: Path, recipe: Path, tmp_path: Path
 ) -> None:

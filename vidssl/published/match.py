@@ -142,12 +142,15 @@ def require(found: Match, least: float | None, what: str) -> None:
         counted = f"{counted}, but only {found.used:.1%} of the file's have a place in it"
     elif found.share >= least:
         expected = "those of another shape are the mark of another network"
+    shared = min(found.share, found.used)
     lines = [
         f"{counted}; {expected}",
         *_some("missing", found.missing),
         *_some("of another shape", found.wrong_shape),
         *_some("unexpected", found.unexpected),
-        f"--min-match {_floor(min(found.share, found.used))} takes it nevertheless{_rest(found)}",
+        f"--min-match {_floor(shared)} takes it nevertheless{_rest(found)}"
+        if shared
+        else "these are the weights of another network",
     ]
     raise CheckpointError("\n  ".join(lines))
 
