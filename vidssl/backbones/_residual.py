@@ -184,6 +184,15 @@ class SingleConfig(ResNetConfig, ABC):
         require_blocks("temporal_blocks", self.temporal_blocks, self.depths)
         return self
 
+    @model_validator(mode="after")
+    def _frames_are_paired(self) -> Self:
+        pooled = self.plan().pool_frames  # 1 or 2
+        if self.frames % pooled:
+            raise ValueError(
+                f"frames {self.frames} is not a multiple of {pooled}; pairs of them are pooled"
+            )
+        return self
+
     @abstractmethod
     def plan(self) -> Plan:
         """Return the pathway that these options describe."""
@@ -430,16 +439,6 @@ def outputs_of(block: Block, width: int, stage: int) -> int:
 def spatial_stride(form: Form) -> int:
     """Return the pixels a side that a cell of the last map covers."""
     return 32 if form == "clip" else 16
-
-
-def require_pairs(frames: int) -> None:
-    """Refuse an odd number of frames where pairs of them are pooled.
-
-    Raises:
-        ValueError: if ``frames`` is odd.
-    """
-    if frames % 2:
-        raise ValueError(f"frames {frames} is not a multiple of 2; pairs of them are pooled")
 
 
 def require_blocks(key: str, counts: Counts | None, depths: Depths) -> None:

@@ -5,9 +5,9 @@ the form of the released SlowFast code: stem 1 x 7 x 7, no temporal kernel anywh
 maximum over pairs of frames behind res2. The paper's own pools time further on.
 """
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import PositiveInt, model_validator
+from pydantic import PositiveInt
 
 from vidssl.backbones import _residual as residual
 
@@ -19,11 +19,6 @@ class Config(residual.SingleConfig):
     frames: PositiveInt = 8
     stride: PositiveInt = 8
     temporal_kernels: residual.Kernels = (1, 1, 1, 1, 1)
-
-    @model_validator(mode="after")
-    def _frames_are_paired(self) -> Self:
-        residual.require_pairs(self.frames)
-        return self
 
     def plan(self) -> residual.Plan:
         """Return the pathway: half as many frames out as in."""

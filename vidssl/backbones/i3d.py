@@ -6,9 +6,9 @@ released with SlowFast: stem 5 x 7 x 7, temporal kernels of 3 in all of res2 and
 block of later stages, one temporal maximum over pairs of frames behind res2.
 """
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import PositiveInt, model_validator
+from pydantic import PositiveInt
 
 from vidssl.backbones import _residual as residual
 
@@ -20,11 +20,6 @@ class Config(residual.SingleConfig):
     frames: PositiveInt = 8
     stride: PositiveInt = 8
     temporal_kernels: residual.Kernels = (5, 3, (3, 1), (3, 1), (1, 3))
-
-    @model_validator(mode="after")
-    def _frames_are_paired(self) -> Self:
-        residual.require_pairs(self.frames)
-        return self
 
     def plan(self) -> residual.Plan:
         """Return the pathway: half as many frames out as in."""
