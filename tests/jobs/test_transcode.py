@@ -285,6 +285,21 @@ def test_stopped_the_same_command_goes_on(
     assert len(still) == result.kept
 
 
+def test_a_copy_that_was_noted_but_never_got_its_name_is_made_again_without_a_trace(
+    videos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "small"
+    run(str(videos), out, SMALL, workers=1)
+    (row,) = (r for r in pq.read_table(out / "transcode.parquet").to_pylist() if "v1" in r["path"])
+    (out / "v1.mp4").unlink()
+    (out / ".transcode").mkdir()
+    # What a worker leaves that is killed between its note and the renaming.
+    (out / ".transcode" / "1.jsonl").write_text(json.dumps({**row, "seconds": 0.0}) + "\n")
+    assert run(str(videos), out, SMALL, workers=1).copied == 1
+    assert not (out / ".transcode").exists()
+    assert (out / "v1.mp4").is_file()
+
+
 def test_a_video_that_hangs_costs_itself_alone(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
