@@ -79,6 +79,18 @@ class Pretrain(Recipe):
         self.backbone.require_batch(self.optim.batch)
         return self
 
+    @model_validator(mode="after")
+    def _method_takes_the_clips(self) -> Self:
+        self.method.require_batch(self.optim.batch)
+        wanted = self.method.starts
+        if self.sampling.starts not in wanted:
+            name, found = self.method.name, self.sampling.starts
+            raise ValueError(
+                f"sampling.starts: {name} trains on clips drawn as {' or '.join(wanted)}, "
+                f"found {found}"
+            )
+        return self
+
 
 class DetectionBoxes(Section):
     """Which boxes a detector is trained and tested on."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vidssl.nn.heads import mlp
+from vidssl.nn.heads import HeadNorm, mlp
 
 
 def test_layers_alternate_and_nothing_follows_the_last() -> None:
@@ -16,7 +16,7 @@ def test_layers_alternate_and_nothing_follows_the_last() -> None:
 
 def test_normalised_layers_have_no_bias_of_their_own() -> None:
     head = mlp(4, 3, 3, 2, norm=True)
-    kinds = [nn.Linear, nn.BatchNorm1d, nn.ReLU] * 2 + [nn.Linear]
+    kinds = [nn.Linear, HeadNorm, nn.ReLU] * 2 + [nn.Linear]
     assert [type(layer) for layer in head] == kinds
     assert [layer.bias is not None for layer in head if isinstance(layer, nn.Linear)] == [
         False,
@@ -35,3 +35,20 @@ def test_the_moco_head_of_the_papers_has_its_size() -> None:
 def test_a_head_without_an_output_is_refused(widths: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"an input and an output width, got \("):
         mlp(*widths)
+
+
+def test_the_last_layer_may_end_in_a_norm_without_an_affine() -> None:
+    head = mlp(4, 3, 2, norm=True, last="fixed norm")
+    assert [type(layer) for layer in head] == [nn.Linear, HeadNorm, nn.ReLU, nn.Linear, HeadNorm]
+    assert head[3].bias is None
+    assert head[4].weight is None
+    out = head(torch.randn(16, 4))
+    assert torch.allclose(out.mean(dim=0), torch.zeros(2), atol=1e-6)
+    assert torch.allclose(out.std(dim=0, correction=0), torch.ones(2), atol=1e-3)
+
+
+def test_a_head_s_norm_is_batch_norm_of_its_rows() -> None:
+    x = torch.randn(6, 3)
+    ours, theirs = HeadNorm(3), nn.BatchNorm1d(3)
+    assert torch.allclose(ours(x), theirs(x), atol=1e-6)
+    assert torch.allclose(ours.running_var, theirs.running_var, atol=1e-6)

@@ -5,12 +5,12 @@ Array suffixes: T frames, H and W pixels.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import PositiveFloat
+from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from vidssl.augment.views import SSLConfig, ssl_view
@@ -26,6 +26,7 @@ from vidssl.video.sampling import (
     clip_times,
     fitted,
     interval_starts,
+    nested_starts,
     random_starts,
 )
 from vidssl.video.storage import Location, shown
@@ -34,9 +35,12 @@ from vidssl.video.storage import Location, shown
 class SamplingConfig(Section):
     """Which clips of a video are read; a pure function of the seed, the epoch and the video."""
 
-    starts: Literal["random", "interval"] = "random"
+    starts: Literal["random", "interval", "nested"] = "random"
     """``random``: each start for itself over the whole video (rho clips); ``interval``: two clips,
-    near ones more often than far ones (CVRL)."""
+    near ones more often than far ones (CVRL); ``nested``: a long one and a short one inside it
+    (TeG)."""
+    strides: tuple[PositiveInt, PositiveInt] | None = None
+    """Of nested clips, the long one's and the short one's; null is the backbone's for both."""
     interval_power: PositiveFloat = 1.0
     """Of CVRL's distribution of intervals."""
     indexing: Indexing = "stride"
@@ -45,6 +49,16 @@ class SamplingConfig(Section):
     short_videos: Short = "repeat"
     """Of a video that is shorter than the clip: repeat its last frame, loop it, slow it down, or
     refuse it, so that another takes its place."""
+
+    @model_validator(mode="after")
+    def _strides_nest(self) -> Self:
+        if self.strides is None:
+            return self
+        if self.starts != "nested":
+            raise ValueError(f"strides are for starts: nested, found starts: {self.starts}")
+        if self.strides[0] < self.strides[1]:
+            raise ValueError(f"strides go from long to short, found {list(self.strides)}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -136,9 +150,10 @@ class ClipDataset(Samples[ClipPlan, ClipSample]):
         self.frames, self.stride, self.views = frames, stride, views
         self.sampling = sampling or SamplingConfig()
         self.reading = reading or ClipReading()
-        if self.sampling.starts == "interval" and views != 2:
+        if self.sampling.starts != "random" and views != 2:
+            starts = self.sampling.starts
             raise RecipeError(
-                f"sampling.starts: interval is for methods of 2 views, this one has {views}"
+                f"sampling.starts: {starts} is for methods of 2 views, this one has {views}"
             )
 
     @property
@@ -158,8 +173,8 @@ class ClipDataset(Samples[ClipPlan, ClipSample]):
         location, duration_s = self.index.video(index)
         rng = rng_for(self.order.seed, epoch, index)
         clips = [
-            clip_times(start_s, self.frames, self.stride, self.sampling.indexing)
-            for start_s in self._starts(rng, duration_s)
+            clip_times(start_s, self.frames, stride, self.sampling.indexing)
+            for start_s, stride in zip(self._starts(rng, duration_s), self._strides(), strict=True)
         ]
         seed, refused = int(rng.integers(2**62)), ""
         try:
@@ -172,8 +187,14 @@ class ClipDataset(Samples[ClipPlan, ClipSample]):
         how, frames, stride = self.sampling, self.frames, self.stride
         if how.starts == "random":
             return random_starts(rng, duration_s, frames, stride, self.views)
+        if how.starts == "nested":
+            long, short_clip = ((frames, stride) for stride in self._strides())
+            return nested_starts(rng, duration_s, long=long, short=short_clip)
         power, short = how.interval_power, how.short_videos
         return interval_starts(rng, duration_s, frames, stride, power=power, short=short)
+
+    def _strides(self) -> tuple[int, ...]:
+        return self.sampling.strides or (self.stride,) * self.views
 
     def tell(self, sample: ClipSample, failed: Failed) -> ClipSample:
         """Return the sample with word of the videos that failed before it."""

@@ -89,12 +89,12 @@ def run(
         loader, cost = plan.loader, Cost()
         if autotune:
             spare, _ = _prepare(plan, index)
-            prepare = _on_device(plan, spare.device)
+            prepare = _on_device(plan, spare)
             loader = pace.autotuned(plan, spare, dataset, prepare, folder, progress)
         fit(
             trainer,
             training.batches(dataset, plan.optim.batch, loader, cost),
-            _on_device(plan, trainer.device),
+            _on_device(plan, trainer),
             folder,
             progress,
             training.noting_failures(folder),
@@ -134,7 +134,7 @@ def forecast(plan: Pretrain, videos: str) -> training.Forecast:
         index_job.run(str(listing), Path(folder) / "index.parquet")
         trainer, dataset = _prepare(plan, ClipIndex(Path(folder) / "index.parquet"))
         return training.forecast(
-            plan, trainer, dataset, _on_device(plan, trainer.device), samples=len(paths)
+            plan, trainer, dataset, _on_device(plan, trainer), samples=len(paths)
         )
 
 
@@ -177,20 +177,28 @@ def _reading(plan: Pretrain) -> ClipReading:
     return ClipReading(plan.decode_short_side_px, plan.decoder, finish)
 
 
-def _on_device(
-    plan: Pretrain, device: torch.device
-) -> Callable[[Sequence[ClipSample], int], Batch]:
-    """Return what puts samples on the device, and augments there what is not yet."""
+def _on_device(plan: Pretrain, trainer: Trainer) -> Callable[[Sequence[ClipSample], int], Batch]:
+    """Return what puts samples on the device, augments there what is not yet, and sets the task."""
+    device = trainer.device
 
     def prepare(samples: Sequence[ClipSample], step: int) -> Batch:
-        views = []
+        views, times_s = [], []
         for view in range(len(samples[0].views)):
             clips = [sample.views[view].to(device, non_blocking=True) for sample in samples]
+            times_s.append(torch.stack([sample.times_s[view] for sample in samples]).to(device))
             if clips[0].is_floating_point():  # the workers have augmented them
                 views.append(torch.stack(clips))
                 continue
             seeds = [sample.seed + view for sample in samples]
             views.append(ssl_views(clips, seeds, plan.augment, view))
-        return Batch(tuple(views), step)
+        batch = Batch(
+            tuple(views),
+            step,
+            seed=plan.seed,
+            seeds=tuple(sample.seed for sample in samples),
+            times_s=tuple(times_s),
+            watched=trainer.plan.is_logged(step),
+        )
+        return plan.method.prepare(batch)
 
     return prepare

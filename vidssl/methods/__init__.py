@@ -21,19 +21,32 @@ __all__ = ["Batch", "MethodConfig", "SSLMethod", "StepOutput"]
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's input: ``views`` holds V tensors ``(B, C, T, H, W)``, float, normalised."""
+    """One step's input: ``views`` holds V tensors ``(B, C, T, H, W)``, float, normalised.
+
+    All that a method draws at random comes from ``step`` and ``seed``, which are the same on every
+    process, or from ``seeds``, which belong to the clips: so a resume is exact, and what happens to
+    a clip does not depend on the number of processes.
+    """
 
     views: tuple[Tensor, ...]
     step: int = 0
-    """The step of the run, from 0: seeds whatever the method draws, so that a resume is exact."""
+    """The step of the run, from 0."""
+    seed: int = 0
+    """The run's."""
+    seeds: tuple[int, ...] = ()
+    """One a sample, B of them."""
+    times_s: tuple[Tensor, ...] = ()
+    """When the frames of each view stand in their video, V tensors ``(B, T)``, float64."""
     targets: dict[str, Tensor] = field(default_factory=dict)
     """What a pretext task asks for, each ``(B, ...)``; empty for most methods."""
+    watched: bool = True
+    """Whether this step's scalars are logged; what is costly is left out otherwise."""
 
 
 class SSLMethod(nn.Module, ABC):
     """A self-supervised training step around an encoder."""
 
-    num_views: ClassVar[int]
+    num_views: int
     encoder: Encoder
 
     @abstractmethod
@@ -48,7 +61,27 @@ class MethodConfig(Section, ABC):
     """The options of one method."""
 
     name: Any
+    starts: ClassVar[tuple[str, ...]] = ("random", "interval")
+    """The ways of sampling clips, ``sampling.starts``, that the method can be trained on."""
 
     @abstractmethod
     def build(self, encoder: Encoder) -> SSLMethod:
-        """Return the method around ``encoder``."""
+        """Return the method around ``encoder``.
+
+        Raises:
+            RecipeError: if the encoder does not give what the method needs.
+        """
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Return the batch with the pretext task's pixels and targets; on the batch's device.
+
+        A pure function of the batch: the command that shows samples calls it too.
+        """
+        return batch
+
+    def require_batch(self, clips: int) -> None:
+        """Refuse a number of clips a step, over all processes, that the loss is not defined for.
+
+        Raises:
+            ValueError: if it cannot be trained on so few.
+        """

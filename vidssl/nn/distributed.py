@@ -62,6 +62,32 @@ def sum_with_grad(local: Tensor) -> Tensor:
     return total
 
 
+class _Gather(torch.autograd.Function):
+    """The rows of all processes; each one's gradient is the sum of what all have made of them."""
+
+    @staticmethod
+    def forward(ctx: Any, local_B: Tensor) -> Tensor:
+        return gather(local_B)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].contiguous().clone()
+        dist.all_reduce(total)
+        return local_rows(total)
+
+
+def gather_with_grad(local_B: Tensor) -> Tensor:
+    """Return the rows of every process, ``(G, ...)``, with gradient to all of them.
+
+    A loss that is a mean over a process's own rows then has, averaged over processes as DDP does,
+    the gradient of the mean over all rows.
+    """
+    if world_size() == 1:
+        return local_B
+    rows: Tensor = _Gather.apply(local_B)
+    return rows
+
+
 def on_any(flag: bool, device: torch.device) -> bool:
     """Whether the flag is up on any process: what one of them must do, all do together."""
     if world_size() == 1:

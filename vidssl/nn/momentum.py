@@ -1,6 +1,7 @@
 """A copy of a network that follows it as an exponential moving average."""
 
 import copy
+import math
 from typing import TypeVar
 
 import torch
@@ -13,6 +14,14 @@ def frozen_copy(net: Net) -> Net:
     """Return a copy with the same weights that takes no gradient."""
     twin = copy.deepcopy(net)
     return twin.requires_grad_(False)
+
+
+def annealed(momentum: float, progress: float) -> float:
+    """Return ``1 - (1 - momentum) (cos(pi progress) + 1) / 2``: a cosine up to 1 at the end.
+
+    BYOL (Grill et al., NeurIPS 2020, https://arxiv.org/abs/2006.07733, section 3.2).
+    """
+    return 1 - (1 - momentum) * (math.cos(math.pi * progress) + 1) / 2
 
 
 @torch.no_grad()

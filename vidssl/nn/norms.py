@@ -76,7 +76,7 @@ class NormConfig(Section):
 
 
 class SyncNorm(nn.BatchNorm3d):
-    """Batch norm whose training statistics are those of all processes' clips.
+    """Batch norm whose training statistics are those of all processes' clips; affine or not.
 
     Unlike PyTorch's own it works on CPUs too, and with another number of clips in each process.
     """
@@ -92,9 +92,13 @@ class SyncNorm(nn.BatchNorm3d):
         centred = wide - mean_C.view(1, -1, 1, 1, 1)
         # From the distances to the mean: squares less the square of the mean lose digits.
         var_C = sum_with_grad(centred.square().sum(ALONG)) / count
-        scale_C = (var_C + self.eps).rsqrt() * self.weight
+        scale_C = (var_C + self.eps).rsqrt()
         remember(self, mean_C.detach(), (var_C * count / (count - 1)).detach())
-        out = centred * scale_C.view(1, -1, 1, 1, 1) + self.bias.view(1, -1, 1, 1, 1)
+        if self.affine:
+            scale_C = scale_C * self.weight
+        out = centred * scale_C.view(1, -1, 1, 1, 1)
+        if self.affine:
+            out = out + self.bias.view(1, -1, 1, 1, 1)
         return out.to(x_BCTHW.dtype)
 
 

@@ -51,6 +51,13 @@ class Plan:
     data: str = ""
     """A hash of what is trained on; a training does not go on with other data."""
 
+    def is_logged(self, step: int) -> bool:
+        """Whether the step, counted from 0, is one of those that are logged: with first and last.
+
+        The others are those before every ``log_every``-th.
+        """
+        return (step + 1) % self.log_every == 0 or step in {0, self.steps - 1}
+
 
 class Trainer:
     """One training: its module, its optimizer and where it stands."""
@@ -239,7 +246,7 @@ def _log(
     wait_s: float,
 ) -> None:
     plan, step = trainer.plan, trainer.step
-    if step % plan.log_every and step not in {1, plan.steps}:
+    if not plan.is_logged(step - 1):
         return
     entry = {
         "step": step - 1,
