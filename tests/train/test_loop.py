@@ -153,7 +153,8 @@ def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 @pytest.mark.parametrize(
-    ("number", "optimizer"), [(signal.SIGINT, "sgd"), (signal.SIGTERM, "adamw")]
+    ("number", "optimizer"),
+    [(signal.SIGINT, "sgd"), (signal.SIGTERM, "adamw"), (signal.SIGTERM, "lars")],
 )
 def test_a_training_that_was_asked_to_stop_continues_as_if_it_never_had(
     number: int, optimizer: str, train: Callable[..., None], tmp_path: Path

@@ -1,14 +1,15 @@
 """Schedules at points worked out by hand, and which weights decay."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import nn, optim
+from torch import Tensor, nn, optim
 
-from vidssl.train.optim import OptimConfig, optimizer, schedule
+from vidssl.train.optim import LARS, OptimConfig, optimizer, schedule
 
 
 def config(**options: Any) -> OptimConfig:
@@ -106,8 +107,145 @@ def test_the_length_is_given_once_as_steps_or_epochs() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"lr": 0.0}, {"batch": 0}, {"warmup": 1.0}, {"momentum": 1.0}, {"lr": math.nan}, {"rate": 1}],
+    [
+        {"lr": 0.0},
+        {"batch": 0},
+        {"warmup": 1.0},
+        {"momentum": 1.0},
+        {"lr": math.nan},
+        {"rate": 1},
+        {"trust": 0.0},
+    ],
 )
 def test_values_without_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         config(**wrong)
+
+
+# --- LARS
+
+
+def lars(weight: Tensor, **options: Any) -> LARS:
+    group = {"params": [weight], "trust": 0.001, **options}
+    return LARS([group], lr=2.0, momentum=0.5)
+
+
+def test_lars_steps_in_proportion_to_a_weights_own_norm() -> None:
+    # w = (3, 4), |w| = 5; d = (0, 1) + 0.1 w = (0.3, 1.4), |d| = sqrt(2.05) = 1.4317821.
+    # The ratio is 0.001 * 5 / 1.4317821 = 0.00349215; the step 2 * 0.00349215 * d.
+    weight = nn.Parameter(torch.tensor([[3.0, 4.0]]))
+    weight.grad = torch.tensor([[0.0, 1.0]])
+    lars(weight, weight_decay=0.1).step()
+    expected = [3 - 2 * 0.00349215 * 0.3, 4 - 2 * 0.00349215 * 1.4]
+    assert weight[0].tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_lars_is_the_slow_formula_over_many_steps_with_its_momentum() -> None:
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(3, 2, dtype=torch.float64))
+    built = lars(weight, weight_decay=0.01)
+    slow, remembered = weight.detach().flatten().tolist(), [0.0] * 6
+    for step in range(7):
+        grad = torch.randn(3, 2, dtype=torch.float64)
+        rate = 1.0 + step
+        built.param_groups[0]["lr"] = rate  # as the loop sets it before each step
+        weight.grad = grad
+        built.step()
+        d = [g + 0.01 * w for g, w in zip(grad.flatten().tolist(), slow, strict=True)]
+        ratio = 0.001 * math.hypot(*slow) / math.hypot(*d)
+        remembered = [0.5 * v + ratio * x for v, x in zip(remembered, d, strict=True)]
+        slow = [w - rate * v for w, v in zip(slow, remembered, strict=True)]
+        assert weight.flatten().tolist() == pytest.approx(slow, rel=1e-12)
+
+
+def test_the_length_of_a_gradient_does_not_matter_to_lars() -> None:
+    ends = []
+    for length in (1e-6, 1.0, 1e6):
+        weight = nn.Parameter(torch.tensor([[3.0, 4.0]]))
+        weight.grad = length * torch.tensor([[1.0, -2.0]])
+        lars(weight).step()
+        ends.append(weight.detach())
+        # 2 * 0.001 of the norm of 5
+        assert math.dist(weight[0].tolist(), [3.0, 4.0]) == pytest.approx(0.01, rel=1e-4)
+    assert torch.allclose(ends[0], ends[1])
+    assert torch.allclose(ends[2], ends[1])
+
+
+def test_lars_is_plain_sgd_on_vectors_and_leaves_them_undecayed() -> None:
+    torch.manual_seed(0)
+    net, twin = Net(), Net()
+    twin.load_state_dict(net.state_dict())
+    one = optimizer(net, config(optimizer="lars", weight_decay=0.1, momentum=0.8))
+    two = optimizer(twin, config(weight_decay=0.1, momentum=0.8))
+    assert isinstance(one, LARS)
+    for _ in range(3):
+        for mine, theirs in zip(net.parameters(), twin.parameters(), strict=True):
+            mine.grad = torch.randn_like(mine)
+            theirs.grad = mine.grad.clone()
+        one.step()
+        two.step()
+    expected = dict(twin.named_parameters())
+    for name, parameter in net.named_parameters():
+        same = torch.allclose(parameter, expected[name], atol=1e-7)
+        assert same == (name != "conv.weight"), name
+
+
+def test_lars_takes_a_zero_weight_or_gradient_as_sgd_would() -> None:
+    start = nn.Parameter(torch.zeros(1, 2))
+    start.grad = torch.tensor([[1.0, -1.0]])
+    lars(start).step()
+    assert start[0].tolist() == [-2.0, 2.0]  # rate 2, ratio 1
+    still = nn.Parameter(torch.tensor([[3.0, 4.0]]))
+    still.grad = torch.zeros(1, 2)
+    built = lars(still)
+    built.step()
+    assert still[0].tolist() == [3.0, 4.0]
+    still.grad = None
+    built.step()  # a weight without gradient rests
+    assert still[0].tolist() == [3.0, 4.0]
+
+
+def test_lars_goes_on_from_its_saved_state_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    gradients = [[torch.randn_like(p) for p in Net().parameters()] for _ in range(6)]
+    options = config(optimizer="lars", trust=0.02)
+
+    def steps(net: nn.Module, built: optim.Optimizer, some: list[list[Tensor]]) -> None:
+        for grads in some:
+            for parameter, grad in zip(net.parameters(), grads, strict=True):
+                parameter.grad = grad.clone()
+            built.step()
+
+    whole, first, second = Net(), Net(), Net()
+    first.load_state_dict(whole.state_dict())
+    steps(whole, optimizer(whole, options), gradients)
+    stopped = optimizer(first, options)
+    steps(first, stopped, gradients[:3])
+    torch.save((first.state_dict(), stopped.state_dict()), tmp_path / "state.pt")
+    weights, state = torch.load(tmp_path / "state.pt", weights_only=True)
+    second.load_state_dict(weights)
+    restored = optimizer(second, options)
+    restored.load_state_dict(state)
+    assert restored.param_groups[0]["trust"] == 0.02
+    assert restored.param_groups[1]["trust"] is None
+    steps(second, restored, gradients[3:])
+    for mine, theirs in zip(second.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_lars_returns_what_its_closure_returns() -> None:
+    weight = nn.Parameter(torch.tensor([[3.0, 4.0]]))
+    built = lars(weight)
+
+    def closure() -> Tensor:
+        loss = weight.square().sum()
+        torch.autograd.backward(loss)
+        return loss.detach()
+
+    assert float(built.step(closure)) == 25.0
+    assert float(weight.detach().square().sum()) < 25.0
+
+
+def test_lars_with_nesterov_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"nesterov is for optimizer: sgd, found .*lars"):
+        config(optimizer="lars", nesterov=True)
