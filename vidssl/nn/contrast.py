@@ -65,5 +65,10 @@ def consistency(q_BD: Tensor, p_BD: Tensor, negatives_KD: Tensor, temperature: f
         negatives_KD = negatives_KD.float()
         log_p = F.log_softmax(p_BD.float() @ negatives_KD.T / temperature, dim=1)
         log_q = F.log_softmax(q_BD.float() @ negatives_KD.T / temperature, dim=1)
-        each_B = ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(dim=1) / 2
+        return symmetric_kl(log_p, log_q)
+
+
+def symmetric_kl(log_p_BK: Tensor, log_q_BK: Tensor) -> Tensor:
+    """Return the mean over B of half the sum of both divergences, from logs of probabilities."""
+    each_B = ((log_p_BK.exp() - log_q_BK.exp()) * (log_p_BK - log_q_BK)).sum(dim=1) / 2
     return each_B.mean()
