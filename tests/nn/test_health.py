@@ -35,6 +35,12 @@ def test_the_rank_is_that_of_the_singular_values(clips: int, features: int) -> N
     assert spread(z)["effective_rank"].item() == pytest.approx(slow, rel=1e-3)
 
 
+def test_features_that_are_no_number_have_no_rank_and_stop_nothing() -> None:
+    z = torch.randn(6, 4)
+    z[2, 1] = torch.nan
+    assert all(value.isnan() for value in spread(z).values())
+
+
 def test_similarities_are_told_apart() -> None:
     q = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     k = torch.tensor([[0.6, 0.8], [0.0, 1.0]])

@@ -21,9 +21,10 @@ def spread(z_BD: Tensor) -> dict[str, Tensor]:
         z_BD = F.normalize(z_BD.float(), dim=1)
         centred = z_BD - z_BD.mean(dim=0)
         gram = centred @ centred.T if len(z_BD) < z_BD.shape[1] else centred.T @ centred
-        singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+        # A decomposition refuses what is not finite; the trainer has the better message for that.
+        singular = torch.linalg.eigvalsh(gram.nan_to_num(0, 0, 0)).clamp(min=0).sqrt()
         share = singular / singular.sum().clamp(min=1e-12)
-        rank = torch.special.entr(share).sum().exp()
+        rank = torch.special.entr(share).sum().exp() + gram.sum() * 0
         std = z_BD.std(dim=0, correction=0).mean() * z_BD.shape[1] ** 0.5
     return {"feature_std": std, "effective_rank": rank}
 
