@@ -100,7 +100,7 @@ def test_two_processes_have_loss_and_gradients_of_one(
 
 
 def test_a_batch_of_one_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="cvrl's negatives are .* at least 2 clips .* found 1"):
+    with pytest.raises(ValueError, match=r"cvrl's negatives are .* at least 2 clips .* found 1"):
         Config().require_batch(1)
     Config().require_batch(2)
     with pytest.raises(RecipeError, match="cvrl's negatives"):
