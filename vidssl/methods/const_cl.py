@@ -1,0 +1,251 @@
+"""ConST-CL: clips of one video attract each other, and so do their regions through the clip.
+
+Yuan et al., "Contextualized Spatio-Temporal Contrastive Learning with Self-Supervision", CVPR 2022,
+https://arxiv.org/abs/2112.05181. A global branch is CVRL (Qian et al., CVPR 2021,
+https://arxiv.org/abs/2008.03800); a local branch reconstructs the regions of one view's key step
+from the cells of the other view, and finds each among the regions of all other videos.
+
+Built after a reading of the released TensorFlow code, the paper's text not having been at hand.
+Differences: pixels are normalised as everywhere here, not to [-1, 1]; weight decay is the
+optimizer's; random boxes are drawn as intended, where the release draws all four numbers of a box
+from one seed (``correlated``). ``grid`` boxes are a reconstruction: the paper names them, no more.
+``table`` boxes of people are, too. A batch without one valid region has a local loss of 0.
+
+Tensor suffixes: B clips of this process, G of all processes, V views, N regions, D projected
+features, C channels of the map; T', H', W' of a map.
+"""
+
+from dataclasses import replace
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from vidssl.backbones import Encoder
+from vidssl.backbones.r3d import R3D
+from vidssl.errors import RecipeError
+from vidssl.methods import Batch, MethodConfig, SSLMethod, StepOutput
+from vidssl.nn.contrast import SELF, nt_xent
+from vidssl.nn.distributed import gather, gather_with_grad, rank, world_size
+from vidssl.nn.heads import mlp
+from vidssl.nn.health import between
+from vidssl.nn.reconstructor import Reconstructor
+
+VIEWS = 2
+BINS = 4
+"""Bins a side of a region, each read at its middle."""
+EDGE = 0.999
+"""Where the release cuts boxes off."""
+TAG = 0xB0CE5
+"""Tells the draw of boxes from others of the same seed."""
+
+
+class Config(MethodConfig):
+    """Temperatures, the weight of the local loss, the boxes, and the head of the global branch."""
+
+    name: Literal["const_cl"] = "const_cl"
+    temperature: PositiveFloat = 0.1
+    local_temperature: PositiveFloat = 0.2
+    local_weight: NonNegativeFloat = 0.001
+    """Of the mean over regions; the published learning rate is 40.96."""
+    hidden: PositiveInt = 2048
+    dim: PositiveInt = 128
+    boxes: Literal["random", "grid", "table"] = "random"
+    """``random``: drawn for each view; ``grid``: equal cells that cover the view; ``table``: people
+    of the file that the command is given with ``--boxes``."""
+    regions: PositiveInt = 8
+    """Boxes a view."""
+    correlated: bool = False
+    """Of ``random``: one draw gives position, width and aspect, as in the released code."""
+
+    @model_validator(mode="after")
+    def _random_boxes_correlate(self) -> Self:
+        if self.correlated and self.boxes != "random":
+            raise ValueError(f"correlated is for boxes: random, found boxes: {self.boxes}")
+        return self
+
+    def build(self, encoder: Encoder) -> "ConSTCL":
+        """Return the method around ``encoder``.
+
+        Raises:
+            RecipeError: if the encoder has no local branch.
+        """
+        if not isinstance(encoder, R3D) or encoder.local is None:
+            raise RecipeError(
+                "method const_cl needs an encoder with a global and a local branch: "
+                "backbone: {name: r3d, local_branch: true}"
+            )
+        return ConSTCL(encoder, self)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Return the batch with ``boxes`` ``(B, V, N, 4)`` and ``boxes_valid`` ``(B, V, N)``.
+
+        Boxes are normalised to the augmented view. Those of a table come with the batch.
+        """
+        if self.boxes == "table":
+            return batch
+        device = batch.views[0].device
+        if self.boxes == "grid":
+            boxes = np.broadcast_to(grid(self.regions), (len(batch.seeds), VIEWS, self.regions, 4))
+        else:
+            boxes = np.stack([self._drawn(seed) for seed in batch.seeds])
+        drawn = torch.from_numpy(np.ascontiguousarray(boxes, dtype=np.float32)).to(device)
+        valid = torch.ones(drawn.shape[:3], dtype=torch.bool, device=device)
+        targets = {**batch.targets, "boxes": drawn, "boxes_valid": valid}
+        return replace(batch, targets=targets)
+
+    def _drawn(self, seed: int) -> NDArray[np.float64]:
+        rng = np.random.default_rng(np.random.SeedSequence([seed, TAG]))
+        return random_boxes(rng, (VIEWS, self.regions), correlated=self.correlated)
+
+    def require_batch(self, clips: int) -> None:
+        """Refuse one clip a step: it has no negatives.
+
+        Raises:
+            ValueError: if there is only one.
+        """
+        if clips < 2:
+            raise ValueError(
+                f"const_cl compares videos: optim.batch must be 2 or more, got {clips}"
+            )
+
+
+class ConSTCL(SSLMethod):
+    """Two clips of a video through one trunk with two ends."""
+
+    num_views: ClassVar[int] = VIEWS
+    encoder: R3D
+
+    def __init__(self, encoder: R3D, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = encoder
+        hidden = [config.hidden] * 3
+        self.projector = mlp(encoder.features, *hidden, config.dim, norm=True)
+        self.reconstructor = Reconstructor(encoder.features)
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Return the global loss plus the weighted local one.
+
+        Raises:
+            RecipeError: if the encoder's map has a single step.
+        """
+        # Both views share the statistics of each norm, as in the release.
+        clips = torch.cat(batch.views)
+        global_map, local_map = self.encoder.branches(clips)
+        if local_map.shape[2] < 2:
+            raise RecipeError(
+                "method const_cl needs a map of 2 steps or more: "
+                f"backbone.frames {clips.shape[2]} gives {local_map.shape[2]}"
+            )
+        z = F.normalize(self.projector(global_map.mean(dim=(2, 3, 4))).float(), dim=1)
+        one_BD, two_BD = z.chunk(VIEWS)
+        global_loss = nt_xent(one_BD, two_BD, self.config.temperature)
+        local_loss = self._local(local_map, batch.targets)
+        scalars = {"global_loss": global_loss.detach(), "local_loss": local_loss.detach()}
+        if batch.watched:
+            scalars |= between(one_BD, two_BD)
+        return StepOutput(global_loss + self.config.local_weight * local_loss, scalars)
+
+    def _local(self, map_BCTHW: Tensor, targets: dict[str, Tensor]) -> Tensor:
+        with torch.autocast(map_BCTHW.device.type, enabled=False):
+            cells = F.normalize(map_BCTHW.float(), dim=1)
+        boxes, valid = targets["boxes"].unbind(1), targets["boxes_valid"].unbind(1)
+        one, two = cells.chunk(VIEWS)
+        of_one, of_two = regions(one, boxes[0]), regions(two, boxes[1])
+        one_in_two, two_in_one = self.reconstructor(of_one, two), self.reconstructor(of_two, one)
+        return local_loss(
+            (of_one, of_two),
+            (one_in_two, two_in_one),
+            (valid[0], valid[1]),
+            self.config.local_temperature,
+        )
+
+
+def regions(map_BCTHW: Tensor, boxes_BN4: Tensor) -> Tensor:
+    """Return the mean feature of each normalised box at the map's key step, ``(B, N, C)``.
+
+    One bilinear sample at the middle of each of 4 x 4 bins. Cell i of the map lies at coordinate i,
+    where a box is its normalised self times the cells a side, so half a cell to the lower right of
+    what an aligned crop would read: as released.
+    """
+    key_BCHW = map_BCTHW[:, :, map_BCTHW.shape[2] // 2]
+    height, width = key_BCHW.shape[2:]
+    scale = boxes_BN4.new_tensor([width, height, width, height])
+    shifted = (boxes_BN4 * scale + 0.5).to(key_BCHW.dtype)  # aligned takes the half off again
+    with torch.autocast(key_BCHW.device.type, enabled=False):
+        crops = roi_align(key_BCHW, list(shifted), BINS, sampling_ratio=1, aligned=True)
+    return crops.mean(dim=(2, 3)).unflatten(0, boxes_BN4.shape[:2])
+
+
+Two = tuple[Tensor, Tensor]
+
+
+def local_loss(regions: Two, reconstructed: Two, valid: Two, temperature: float) -> Tensor:
+    """Return the mean of both directions of :func:`match`.
+
+    ``regions`` ``(B, N, C)`` of the views, ``reconstructed`` each view's in the other, ``valid``
+    ``(B, N)``. ``ln(1 + (G - 1) N)`` for equal features.
+    """
+    one, two = (F.normalize(region.float(), dim=2) for region in regions)
+    one_in_two, two_in_one = (F.normalize(region.float(), dim=2) for region in reconstructed)
+    there = match(one_in_two, one, two, valid[0], temperature)
+    back = match(two_in_one, two, one, valid[1], temperature)
+    return (there + back) / 2
+
+
+def match(
+    query_BNC: Tensor, own_BNC: Tensor, other_BNC: Tensor, valid_BN: Tensor, temperature: float
+) -> Tensor:
+    """Return the mean loss of finding each valid region in the other view; 0 if none is valid.
+
+    ``query`` is the reconstruction of ``own``; its positive is the region of ``other`` that is most
+    similar to ``own``, valid or not; its negatives are all regions of the other videos of all
+    processes, valid or not. All on unit length, all with gradient. Averaged over processes, as DDP
+    does, it is the mean over all valid regions.
+    """
+    with torch.autocast(query_BNC.device.type, enabled=False):
+        nearest_BN = (own_BNC @ other_BNC.transpose(1, 2)).argmax(dim=2)
+        positive_BNC = torch.take_along_dim(other_BNC, nearest_BN[:, :, None], dim=1)
+        positive_BN1 = (query_BNC * positive_BNC).sum(dim=2, keepdim=True)
+        negative_BNGN = torch.einsum("bnc,gmc->bngm", query_BNC, gather_with_grad(other_BNC))
+        clips, videos = len(query_BNC), negative_BNGN.shape[2]
+        mine = rank() * clips + torch.arange(clips, device=query_BNC.device)
+        same_BG = mine[:, None] == torch.arange(videos, device=query_BNC.device)
+        negative_BNGN = negative_BNGN.masked_fill(same_BG[:, None, :, None], SELF)
+        logits = torch.cat([positive_BN1, negative_BNGN.flatten(2)], dim=2) / temperature
+        each_BN = logits.logsumexp(dim=2) - logits[:, :, 0]
+        count = gather(valid_BN).sum().clamp(min=1)
+    return (each_BN * valid_BN).sum() * world_size() / count
+
+
+def random_boxes(
+    rng: np.random.Generator, shape: tuple[int, int], *, correlated: bool = False
+) -> NDArray[np.float64]:
+    """Return boxes ``(*shape, 4)``: corner in U(0, 1), width in U(0.1, 0.5), aspect in U(0.5, 2).
+
+    The aspect is height over width; what lies outside is cut off. ``correlated``: one number
+    decides all four, so that boxes lie on the diagonal and grow along it.
+    """
+    if correlated:
+        draw = np.broadcast_to(rng.random((1, *shape)), (4, *shape))
+    else:
+        draw = rng.random((4, *shape))
+    left, top = draw[0], draw[1]
+    width, aspect = 0.1 + 0.4 * draw[2], 0.5 + 1.5 * draw[3]
+    return np.minimum(np.stack([left, top, left + width, top + width * aspect], axis=-1), EDGE)
+
+
+def grid(count: int) -> NDArray[np.float64]:
+    """Return ``count`` equal boxes that tile the view, ``(count, 4)``: 8 are 2 rows of 4."""
+    rows = next(n for n in range(int(count**0.5), 0, -1) if count % n == 0)
+    columns = count // rows
+    row, column = np.divmod(np.arange(count), columns)
+    return np.stack(
+        [column / columns, row / rows, (column + 1) / columns, (row + 1) / rows], axis=1
+    )
