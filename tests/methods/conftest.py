@@ -66,6 +66,9 @@ from vidssl.nn.distributed import joined, local_rows, rank, world_size
 from vidssl.section import choose
 
 about = json.loads(sys.argv[1])
+if about["double"]:  # losses ask for single precision, which is less than what is compared here
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double
 with joined():
     torch.manual_seed(0)
     encoder = choose("vidssl.backbones", about["backbone"]).build()
@@ -134,6 +137,7 @@ def two_processes_equal_one(
                 "side": side,
                 "strides": strides,
                 "targets": targets or {},
+                "double": double,
             }
         )
         one = json.loads(alone(STEP, about))
