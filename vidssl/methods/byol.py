@@ -1,0 +1,109 @@
+"""BYOL on clips: predict what a moving average of the network says of the other clips of a video.
+
+Grill et al., NeurIPS 2020, https://arxiv.org/abs/2006.07733, and for rho clips of one video
+Feichtenhofer et al., CVPR 2021, https://arxiv.org/abs/2104.14558, section 3.
+
+The loss is ``sum over clips i of the mean over the other clips j of 2 - 2 cos(p(i), target(j))``,
+a mean over videos: 0 where all agree, 2 rho for unrelated features. For two clips it is the image
+paper's ``L + L~``. It has the gradient of the video release, which sums over the rho clips but logs
+``-cos / T`` divided by 2 rho; so the published rates hold as they are. A mean over clips would not
+be made up for by the rate: LARS takes no notice of a gradient's length in matrices, but does in
+biases and norms.
+
+Differences: all clips go forward before one backward pass, where the video release goes backward
+after each clip, which takes less memory; and linear layers start as PyTorch starts them, where the
+release takes Xavier's rule.
+
+Tensor suffixes: B clips of this process, D projected features.
+"""
+
+from itertools import permutations
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from vidssl.backbones import Encoder
+from vidssl.methods import Batch, MethodConfig, SSLMethod, StepOutput
+from vidssl.nn.heads import mlp
+from vidssl.nn.health import between
+from vidssl.nn.momentum import annealed, follow, frozen_copy
+
+
+class Config(MethodConfig):
+    """Clips, momentum and heads."""
+
+    name: Literal["byol"] = "byol"
+    clips: Annotated[int, Field(ge=2, le=16)] = 2
+    """Of each video, each drawn and augmented for itself: rho."""
+    momentum: Annotated[float, Field(ge=0.0, le=1.0)] = 0.996
+    """Of the moving average, at first."""
+    anneal: bool = True
+    """Raise the momentum to 1 along a cosine over the training."""
+    hidden: PositiveInt = 4096
+    """Width inside projector and predictor, both of two layers."""
+    dim: PositiveInt = 256
+
+    def build(self, encoder: Encoder) -> "BYOL":
+        """Return the method around ``encoder``."""
+        return BYOL(encoder, self)
+
+    def require_batch(self, clips: int) -> None:
+        """Refuse a batch of one, of which BatchNorm leaves nothing."""
+        if clips < 2:
+            raise ValueError(f"byol needs at least 2 videos a step for BatchNorm, found {clips}")
+
+
+class BYOL(SSLMethod):
+    """An encoder, projector and predictor; the moving average of the first two sets the targets."""
+
+    momentum: Tensor
+
+    def __init__(self, encoder: Encoder, config: Config) -> None:
+        """Start the moving average at the network itself."""
+        super().__init__()
+        self.config = config
+        self.num_views = config.clips
+        self.encoder = encoder
+        self.projector = mlp(encoder.features, config.hidden, config.dim, norm=True)
+        self.predictor = mlp(config.dim, config.hidden, config.dim, norm=True)
+        self.target_encoder = frozen_copy(encoder)
+        self.target_projector = frozen_copy(self.projector)
+        self.register_buffer("momentum", torch.tensor(config.momentum, dtype=torch.float64))
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Return the loss of all ordered pairs; the average moves before the targets are made."""
+        self._follow()
+        targets = [self._target(clips) for clips in batch.views]
+        predictions = [self.predictor(self.projector(self.encoder(c))) for c in batch.views]
+        pairs = permutations(range(len(batch.views)), 2)
+        losses = [distance(predictions[i], targets[j]) for i, j in pairs]
+        loss = torch.stack(losses).sum() / (len(batch.views) - 1)
+        return StepOutput(loss, between(predictions[0], targets[1]) if batch.watched else {})
+
+    def after_step(self, progress: float) -> None:
+        """Set the momentum of the next step."""
+        if self.config.anneal:
+            self.momentum.fill_(annealed(self.config.momentum, progress))
+
+    def _follow(self) -> None:
+        if self.training:
+            follow(self.target_encoder, self.encoder, float(self.momentum))
+            follow(self.target_projector, self.projector, float(self.momentum))
+
+    @torch.no_grad()
+    def _target(self, clips: Tensor) -> Tensor:
+        """Return projections ``(B, D)``; BatchNorm takes their own batch's statistics."""
+        projected: Tensor = self.target_projector(self.target_encoder(clips))
+        return projected
+
+
+def distance(p_BD: Tensor, target_BD: Tensor) -> Tensor:
+    """Return the mean of ``2 - 2 cos``: 0 for one direction, 4 for opposite ones.
+
+    Equation 2 of the paper: the squared distance once both are on unit length. In full precision.
+    """
+    with torch.autocast(p_BD.device.type, enabled=False):
+        return 2 - 2 * F.cosine_similarity(p_BD.float(), target_BD.float(), dim=1).mean()
