@@ -7,7 +7,15 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from vidssl.nn.distributed import first_here, gather, joined, local_rows, rank, world_size
+from vidssl.nn.distributed import (
+    exchange,
+    first_here,
+    gather,
+    joined,
+    local_rows,
+    rank,
+    world_size,
+)
 
 InTwo = Callable[..., list[str]]
 
@@ -20,6 +28,7 @@ def test_one_process_alone_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> No
         assert (rank(), world_size()) == (0, 1)
         assert torch.equal(gather(rows), rows)
         assert torch.equal(local_rows(rows), rows)
+        assert torch.equal(exchange(rows, torch.tensor([2, 0, 1])), rows[[2, 0, 1]])
 
 
 COLLECTIVES = """
@@ -67,3 +76,33 @@ def test_two_processes_see_the_rows_of_both_and_the_first_goes_first(
         assert seen["mine"] == [10 * number + row for row in range(3)]
         assert seen["gradient"] is False
         assert seen["seen"] == "written by the first"
+
+
+EXCHANGES = """
+import json
+
+import torch
+
+from vidssl.nn.distributed import exchange, gather, joined, local_rows, rank
+
+with joined():
+    clips = torch.arange(20.0).view(5, 2, 2) + 100 * rank()
+    pairs = []
+    for seed in range(20):
+        order = torch.randperm(10, generator=torch.Generator().manual_seed(seed))
+        pairs.append((exchange(clips, order), local_rows(gather(clips)[order])))
+    stay, cross = torch.arange(10), torch.arange(10).roll(5)
+    print(json.dumps({
+        "random": [torch.equal(*pair) for pair in pairs],
+        "stay": torch.equal(exchange(clips, stay), clips),
+        "cross": exchange(clips, cross)[0, 0, 0].item(),
+    }))
+"""
+
+
+def test_rows_are_exchanged_as_if_all_had_been_gathered(in_two_processes: InTwo) -> None:
+    for number, out in enumerate(in_two_processes(EXCHANGES)):
+        said = json.loads(out)
+        assert said["random"] == [True] * 20
+        assert said["stay"] is True  # nothing crosses
+        assert said["cross"] == 100 * (1 - number)  # all of it does

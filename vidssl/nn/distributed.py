@@ -38,6 +38,27 @@ def gather(local_B: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+@torch.no_grad()
+def exchange(local_B: Tensor, order_G: Tensor) -> Tensor:
+    """Return this process's rows of ``gather(local_B)[order_G]``, without gradient.
+
+    Each row is sent to the one process that it goes to. All have equally many rows, and the same
+    ``order_G``: a permutation, on the CPU.
+    """
+    if world_size() == 1:
+        return local_B[order_G.to(local_B.device)]
+    count = len(local_B)
+    to = order_G.view(world_size(), count)  # whose rows they become
+    owners = to // count  # whose they are
+    sent = [to[there][owners[there] == rank()] - rank() * count for there in range(len(to))]
+    came = [int((owners[rank()] == there).sum()) for there in range(len(to))]
+    rows = local_B[torch.cat(sent).to(local_B.device)].contiguous()
+    received = torch.empty_like(rows)
+    dist.all_to_all_single(received, rows, came, [len(part) for part in sent])
+    # What came is in order of the sender; what one sender sent is in order already.
+    return received[owners[rank()].argsort(stable=True).argsort().to(rows.device)]
+
+
 class _Sum(torch.autograd.Function):
     """The sum over processes; each one's gradient is the sum of all processes' gradients."""
 
