@@ -103,7 +103,7 @@ class BYOL(SSLMethod):
 def distance(p_BD: Tensor, target_BD: Tensor) -> Tensor:
     """Return the mean of ``2 - 2 cos``: 0 for one direction, 4 for opposite ones.
 
-    Equation 2 of the paper: the squared distance once both are on unit length. In full precision.
+    The squared distance once both are on unit length. In full precision.
     """
     with torch.autocast(p_BD.device.type, enabled=False):
         return 2 - 2 * F.cosine_similarity(p_BD.float(), target_BD.float(), dim=1).mean()
