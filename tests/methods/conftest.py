@@ -66,6 +66,9 @@ from vidssl.nn.distributed import joined, local_rows, rank, world_size
 from vidssl.section import choose
 
 about = json.loads(sys.argv[1])
+if about["double"]:
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double  # losses ask for no less than single precision
 with joined():
     torch.manual_seed(0)
     encoder = choose("vidssl.backbones", about["backbone"]).build()
@@ -109,7 +112,8 @@ def two_processes_equal_one(
     """Check that two processes have the loss and the gradients of one, to 1e-5 of the largest.
 
     The largest of a weight's own; where its terms cancel, as those of a bias before another norm,
-    what is left is rounding, and is held to 1e-6 of the largest of all.
+    what is left is rounding, and is held to 1e-6 of the largest of all. ``double`` computes in
+    double precision, for networks that amplify what single precision rounds.
     """
 
     def check(
@@ -122,6 +126,7 @@ def two_processes_equal_one(
         side: int = 32,
         strides: tuple[int, ...] = (2, 2),
         targets: dict[str, Any] | None = None,
+        double: bool = False,
     ) -> None:
         about = json.dumps(
             {
@@ -133,6 +138,7 @@ def two_processes_equal_one(
                 "side": side,
                 "strides": strides,
                 "targets": targets or {},
+                "double": double,
             }
         )
         one = json.loads(alone(STEP, about))
