@@ -51,7 +51,7 @@ TINY_RECIPES = {
 task: pretrain
 backbone: {BACKBONE}
 decode_short_side_px: 48
-method: {{name: moco, queue: 8, hidden: 16, dim: 8}}
+method: {{name: moco, queue: 8, hidden: 16, dim: 8, key_groups: 1}}
 augment: {{crop_px: 32}}
 optim: {{lr: 0.01, batch: 2, steps: 3}}
 loader: {{workers: 0}}

@@ -15,7 +15,7 @@ BUNDLED = [(kind, name) for kind in KINDS for name in bundled(kind)]
 PRETRAIN = """\
 task: pretrain
 backbone: {name: slow, width: 8, depths: [1, 1, 1, 1], frames: 4, stride: 4}
-method: {name: moco, queue: 8, hidden: 16, dim: 8}
+method: {name: moco, queue: 8, hidden: 16, dim: 8, key_groups: 1}
 augment: {crop_px: 32}
 optim: {lr: 0.01, batch: 2, steps: 2}
 """
@@ -161,7 +161,9 @@ def test_a_number_that_is_none_is_refused(pretrain: Refused, value: str) -> None
 
 
 def test_a_section_that_is_no_mapping_is_refused(pretrain: Refused) -> None:
-    told = pretrain(PRETRAIN.replace("{name: moco, queue: 8, hidden: 16, dim: 8}", "moco"))
+    told = pretrain(
+        PRETRAIN.replace("{name: moco, queue: 8, hidden: 16, dim: 8, key_groups: 1}", "moco")
+    )
     assert "method: " in told
     assert "moco" in told
 
@@ -199,7 +201,7 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path: Path, number: str) -> No
             "name: slowfst,",
             "backbone: no 'slowfst' in vidssl.backbones; did you mean 'slowfast'?",
         ),
-        ("name: moco, ", "", "method: needs a name, one of moco"),
+        ("name: moco, ", "", "method: needs a name, one of "),
         ("name: moco", "name: _moco", "method: no '_moco' in vidssl.methods"),
         ("name: moco", "name: ../moco", "method: no '../moco' in vidssl.methods"),
     ],

@@ -73,6 +73,46 @@ def test_losses_are_in_full_precision_under_autocast() -> None:
             assert loss().item() == full
 
 
+@pytest.mark.parametrize("negatives", [1, 10, 65536])
+def test_equal_logits_cost_the_log_of_their_number(negatives: int) -> None:
+    # Every similarity is 1: the softmax over the key and K negatives is 1 / (1 + K).
+    one = F.normalize(torch.ones(1, 4))
+    loss = info_nce(one.expand(3, 4), one.expand(3, 4), one.expand(negatives, 4), 0.2)
+    assert loss.item() == pytest.approx(math.log(1 + negatives), rel=1e-5)
+
+
+@pytest.mark.parametrize(("temperature", "expected"), [(0.07, 0.087), (0.1, 1.69), (0.2, 6.19)])
+def test_a_query_that_equals_its_key_costs_what_the_papers_setting_gives(
+    temperature: float, expected: float
+) -> None:
+    # 65536 random keys of 128 numbers, as in the image version.
+    torch.manual_seed(0)
+    q, queue = unit(64, 128), unit(65536, 128)
+    assert info_nce(q, q, queue, temperature).item() == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.1, 0.2])
+def test_a_query_and_key_of_chance_cost_more_than_a_blind_guess(temperature: float) -> None:
+    # ln(1 + K) and half the variance of a similarity over the temperature, 1 / 128 / tau ** 2.
+    torch.manual_seed(0)
+    q, k, queue = unit(256, 128), unit(256, 128), unit(65536, 128)
+    # A key and its opposite: the similarity to the key itself, which is 0 on average, cancels.
+    both = [info_nce(q, key, queue, temperature).item() for key in (k, -k)]
+    expected = math.log(1 + 65536) + 1 / (2 * 128 * temperature**2)
+    assert sum(both) / 2 == pytest.approx(expected, abs=0.03)
+
+
+def test_info_nce_equals_a_slow_softmax() -> None:
+    torch.manual_seed(0)
+    q, k, queue = unit(5, 4), unit(5, 4), unit(7, 4)
+    slow = 0.0
+    for i in range(5):
+        own = math.exp(float(q[i] @ k[i]) / 0.3)
+        others = sum(math.exp(float(q[i] @ row) / 0.3) for row in queue)
+        slow -= math.log(own / (own + others)) / 5
+    assert info_nce(q, k, queue, 0.3).item() == pytest.approx(slow, rel=1e-5)
+
+
 def test_consistency_is_the_mean_of_two_relative_entropies_without_the_positive() -> None:
     torch.manual_seed(0)
     q, p, queue = unit(4, 8), unit(4, 8), unit(10, 8)
