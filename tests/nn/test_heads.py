@@ -52,3 +52,9 @@ def test_a_head_s_norm_is_batch_norm_of_its_rows() -> None:
     ours, theirs = HeadNorm(3), nn.BatchNorm1d(3)
     assert torch.allclose(ours(x), theirs(x), atol=1e-6)
     assert torch.allclose(ours.running_var, theirs.running_var, atol=1e-6)
+
+
+def test_the_last_layer_may_be_nothing_but_a_matrix() -> None:
+    head = mlp(4, 3, 2, norm=True, last="none")
+    assert [type(layer) for layer in head] == [nn.Linear, HeadNorm, nn.ReLU, nn.Linear]
+    assert head[3].bias is None

@@ -20,12 +20,13 @@ class HeadNorm(SyncNorm):
 
 
 def mlp(
-    *widths: int, norm: bool = False, last: Literal["bias", "norm", "fixed norm"] = "bias"
+    *widths: int, norm: bool = False, last: Literal["bias", "norm", "fixed norm", "none"] = "bias"
 ) -> nn.Sequential:
     """Return Linear layers of the given widths with ReLU between them, none after the last.
 
     ``norm`` puts a :class:`HeadNorm` before each ReLU, and leaves out the bias that it would undo.
-    ``last`` says what the last layer has: a bias, or a norm with or without an affine instead.
+    ``last`` says what the last layer has: a bias, or a norm with or without an affine instead, or
+    nothing but its matrix.
 
     Raises:
         ValueError: if there are not at least an input and an output width.
@@ -38,6 +39,6 @@ def mlp(
         layers.append(nn.Linear(before, after, bias=not norm))
         layers += [HeadNorm(after), nn.ReLU()] if norm else [nn.ReLU()]
     layers.append(nn.Linear(wide, narrow, bias=last == "bias"))
-    if last != "bias":
+    if last in {"norm", "fixed norm"}:
         layers.append(HeadNorm(narrow, affine=last == "norm"))
     return nn.Sequential(*layers)
