@@ -16,6 +16,7 @@ import yaml
 from pydantic import (
     BeforeValidator,
     Field,
+    NonNegativeInt,
     PositiveInt,
     SerializeAsAny,
     ValidationError,
@@ -61,6 +62,19 @@ class Recipe(Section):
     """``auto`` is PyAV; torchcodec and decord refuse what they would read wrongly."""
 
 
+class MonitorConfig(Section):
+    """A few fixed videos on which a pretraining is watched, two clips of each.
+
+    Logged are ``knn_video``, the share of clips whose nearest neighbour is the other clip of their
+    video, and where the source knows classes ``knn_class``, by the nearest clips of other videos.
+    """
+
+    videos: NonNegativeInt = 64
+    """How many; 0 does not look."""
+    every: PositiveInt = 500
+    """Steps from one look to the next."""
+
+
 class Pretrain(Recipe):
     """Self-supervised pretraining."""
 
@@ -70,6 +84,7 @@ class Pretrain(Recipe):
     sampling: SamplingConfig = SamplingConfig()
     augment: SSLConfig = SSLConfig()
     optim: OptimConfig
+    monitor: MonitorConfig = MonitorConfig()
     log_every: PositiveInt = 10
     save_every: PositiveInt = 500
 

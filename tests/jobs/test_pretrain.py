@@ -285,3 +285,50 @@ def test_a_batch_larger_than_the_set_is_told_of_or_filled_from_further_epochs(
     )
     assert result.exit_code == 0
     assert json.loads(result.stdout)["steps"] == 1
+
+
+# --- watching
+
+
+def test_fixed_clips_are_looked_at_now_and_then(
+    cli: Cli, tiny: dict[str, Path], index: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    cli(
+        *("pretrain", tiny["pretrain"], "--videos", index, "--out", run, "--steps", 4),
+        *("--set", "monitor.every=2", "--set", "log_every=3"),
+    )
+    log = {entry["step"]: entry for entry in read_log(run)}
+    assert [step for step, entry in log.items() if "knn_video" in entry] == [1, 3]
+    assert all(0 <= log[step]["knn_video"] <= 1 and "loss" in log[step] for step in (1, 3))
+    assert sorted(log) == [0, 1, 2, 3]
+
+
+def test_watching_changes_nothing_of_the_training(
+    cli: Cli, tiny: dict[str, Path], index: Path, tmp_path: Path
+) -> None:
+    hashes = set()
+    for videos in (0, 8):
+        result = cli(
+            *("pretrain", tiny["pretrain"], "--videos", index, "--out", tmp_path / str(videos)),
+            *("--set", "monitor.every=1", "--set", f"monitor.videos={videos}", "--json", "-"),
+        )
+        hashes.add(json.loads(result.stdout)["encoder_hash"])
+    assert len(hashes) == 1
+
+
+def test_a_collapse_raises_an_alarm_that_the_report_shows(
+    cli: Cli, tiny: dict[str, Path], index: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    # So high a rate makes every clip's feature the same within a step or two.
+    result = cli(
+        *("pretrain", tiny["pretrain"], "--videos", index, "--out", run, "--steps", 8),
+        *("--set", "optim.lr=300", "--set", "optim.clip_grad_norm=1", "--set", "optim.batch=8"),
+        *("--set", "method.queue=16", "--set", "log_every=1"),
+    )
+    alarms = [event for event in read_events(run) if event["event"] == "alarm"]
+    assert [alarm["alarm"] for alarm in alarms] == ["collapse"]
+    assert "all clips look the same" in alarms[0]["words"]
+    assert "all clips look the same" in result.stderr
+    assert "all clips look the same" in (run / "report.html").read_text()

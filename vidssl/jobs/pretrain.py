@@ -15,16 +15,20 @@ from vidssl.augment.views import ssl_views
 from vidssl.backbones import Encoder
 from vidssl.data.clips import ClipDataset, ClipReading, ClipSample, augmented
 from vidssl.data.loader import Cost
+from vidssl.data.people import People
 from vidssl.jobs import _pace as pace
+from vidssl.jobs import _people as people_job
 from vidssl.jobs import _training as training
 from vidssl.jobs import index as index_job
 from vidssl.jobs import report
+from vidssl.jobs._monitor import Monitor, alarmed, classes_of
+from vidssl.jobs._people import BoxFiles
 from vidssl.jobs.index import open_index
 from vidssl.methods import Batch, SSLMethod
 from vidssl.nn.distributed import first_here, joined, rank
 from vidssl.progress import Progress, silent
 from vidssl.recipe import Pretrain, dump
-from vidssl.sources import scan
+from vidssl.sources import read, scan
 from vidssl.train.folder import RunFolder, claim, read_log
 from vidssl.train.loop import Trainer, device_of, fit
 from vidssl.train.weights import save_weights
@@ -54,31 +58,45 @@ def run(
     videos: str,
     out: Path,
     *,
+    boxes: BoxFiles | None = None,
     resume: bool = False,
     autotune: bool = False,
     progress: Progress = silent,
 ) -> PretrainResult:
     """Train the method of ``plan`` on ``videos`` in the folder ``out``, or go on where it stood.
 
-    ``autotune`` measures first, and takes as many workers and threads as suit this machine.
+    ``boxes`` are for a method that is shown people. ``autotune`` measures first, and takes as many
+    workers and threads as suit this machine.
 
     Raises:
         SourceError: if there is nothing to train on.
+        AnnotationError: if the boxes are wrong, or no video is there for them.
         OutputError: if ``out`` belongs to another run.
         CheckpointError: with ``resume``, if there is nothing to go on from.
         Interrupted: on Ctrl-C, after a checkpoint; the same call goes on from it.
     """
     started = time.monotonic()
     preload(["vidssl.data.clips"])
-    identity = {"command": "pretrain", "videos": videos, "recipe": plan.model_dump(mode="json")}
+    boxes = boxes or BoxFiles()
+    tables = people_job.read_boxes(plan, boxes)
+    identity = {
+        "command": "pretrain",
+        "videos": videos,
+        "recipe": plan.model_dump(mode="json"),
+        **boxes.identity(),
+    }
     claim(out, identity)
     if resume:
         training.require_checkpoint(out)
-    scan(videos)  # a wrong path is told of before anything is written
+    listing = read(videos)  # a wrong path is told of before anything is written
     with joined(device_of(plan.device)), RunFolder(out, identity, dump(plan)) as folder:
         with first_here():
             index = open_index(videos, out / "index.parquet", progress)
-        trainer, dataset = _prepare(plan, index)
+        people = people_job.open_people(tables, index, boxes.time_origin)
+        del tables
+        trainer, dataset = _prepare(plan, index, people)
+        monitor = Monitor(plan, index, classes_of(listing))
+        del listing
         if rank() == 0 and (account := index_job.account(index)) is not None:
             folder.event("source", **account)
         if index.set_aside and rank() == 0:
@@ -86,9 +104,12 @@ def run(
             name_of = told_apart(aside)
             told = {name_of[path]: why for path, why in aside.items()}
             folder.event("videos set aside", videos=told)
+        if people is not None and rank() == 0:
+            folder.event("people", **people_job.account(people))
+        method = cast(SSLMethod, trainer.module)
         loader, cost = plan.loader, Cost()
         if autotune:
-            spare, _ = _prepare(plan, index)
+            spare, _ = _prepare(plan, index, people)
             prepare = _on_device(plan, spare)
             loader = pace.autotuned(plan, spare, dataset, prepare, folder, progress)
         fit(
@@ -99,8 +120,9 @@ def run(
             progress,
             training.noting_failures(folder),
             pace.adviser(loader, cost, pace.cores_of_this_process()),
+            monitor,
+            alarmed(method.collapse_causes, folder, progress),
         )
-        method = cast(SSLMethod, trainer.module)
         encoder_hash = ""
         if rank() == 0:
             seen = training.Seen(trainer.samples_seen, samples_seen_before=0)
@@ -120,19 +142,25 @@ def run(
     )
 
 
-def forecast(plan: Pretrain, videos: str) -> training.Forecast:
+def forecast(plan: Pretrain, videos: str, boxes: BoxFiles | None = None) -> training.Forecast:
     """Decode one batch and do one step without writing anything that stays.
 
     Raises:
         SourceError: if there is nothing to train on.
+        AnnotationError: if the boxes are wrong, or no video is there for them.
     """
+    boxes = boxes or BoxFiles()
+    tables = people_job.read_boxes(plan, boxes)
     paths = scan(videos)
-    few = paths[:: max(1, len(paths) // plan.optim.batch)][: plan.optim.batch]
+    some = people_job.videos_with_people(paths, tables)
+    few = some[:: max(1, len(some) // plan.optim.batch)][: plan.optim.batch]
     with tempfile.TemporaryDirectory() as folder:
         listing = Path(folder) / "few.txt"
         listing.write_text("".join(f"{path}\n" for path in few), encoding="utf-8")
         index_job.run(str(listing), Path(folder) / "index.parquet")
-        trainer, dataset = _prepare(plan, ClipIndex(Path(folder) / "index.parquet"))
+        index = ClipIndex(Path(folder) / "index.parquet")
+        people = people_job.open_some(tables, index, boxes.time_origin, paths)
+        trainer, dataset = _prepare(plan, index, people)
         return training.forecast(
             plan, trainer, dataset, _on_device(plan, trainer), samples=len(paths)
         )
@@ -153,7 +181,9 @@ def save_encoder(
     return save_weights(folder, "encoder", encoder, card)
 
 
-def _prepare(plan: Pretrain, index: ClipIndex) -> tuple[Trainer, ClipDataset]:
+def _prepare(
+    plan: Pretrain, index: ClipIndex, people: People | None
+) -> tuple[Trainer, ClipDataset]:
     torch.manual_seed(plan.seed)
     method = plan.method.build(plan.backbone.build())
     dataset = ClipDataset(
@@ -164,6 +194,7 @@ def _prepare(plan: Pretrain, index: ClipIndex) -> tuple[Trainer, ClipDataset]:
         seed=plan.seed,
         sampling=plan.sampling,
         reading=_reading(plan),
+        people=people,
     )
     return training.trainer(method, plan, len(index), index.fingerprint()), dataset
 
@@ -197,6 +228,7 @@ def _on_device(plan: Pretrain, trainer: Trainer) -> Callable[[Sequence[ClipSampl
             seed=plan.seed,
             seeds=tuple(sample.seed for sample in samples),
             times_s=tuple(times_s),
+            targets=people_job.targets(plan, samples, device),
             watched=trainer.plan.is_logged(step),
         )
         return plan.method.prepare(batch)

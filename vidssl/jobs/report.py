@@ -29,6 +29,10 @@ MEANINGS = {
     "positive_similarity": "Cosine of two clips of one video.",
     "negative_similarity": "Cosine of clips of different videos.",
     "top1": "Share of clips whose own partner is the nearest.",
+    "effective_rank": "In how many directions the features spread; 1 is a line.",
+    "queue_age": "How many steps ago the queue's keys were made, on average.",
+    "knn_video": "Share of fixed clips whose nearest neighbour is of the same video.",
+    "knn_class": "Share of fixed clips that clips of other videos give the right class.",
 }
 
 
@@ -180,8 +184,18 @@ def _summary(files: RunFiles, result: ReportResult) -> Section:
         ),
     ]
     blocks: list[Block] = [report.Facts(facts), report.Text(result.verdict)]
+    blocks += [report.Text(words) for words in _alarms(files.events)]
     blocks += [report.Text(problem) for problem in files.unread]
     return Section("Summary", [*blocks, report.Table(("", ""), _particulars(files))])
+
+
+def _alarms(events: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the alarms of a training, each in a sentence."""
+    return [
+        f"Alarm at step {event.get('step')}: {event.get('words')}."
+        for event in events
+        if event.get("event") == "alarm"
+    ]
 
 
 def _particulars(files: RunFiles) -> list[tuple[Cell, ...]]:

@@ -48,6 +48,8 @@ class SSLMethod(nn.Module, ABC):
 
     num_views: int
     encoder: Encoder
+    collapse_causes: ClassVar[str] = "a learning rate that is too high (a lower optim.lr helps)"
+    """What makes this method give all clips one feature, for whoever is told that it does."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> StepOutput:
@@ -78,6 +80,11 @@ class MethodConfig(Section, ABC):
         A pure function of the batch: the command that shows samples calls it too.
         """
         return batch
+
+    def people(self) -> int:
+        """Return how many boxes of people each view brings along, as the targets ``boxes`` and
+        ``boxes_valid``; 0 for most methods."""
+        return 0
 
     def require_batch(self, clips: int) -> None:
         """Refuse a number of clips a step, over all processes, that the loss is not defined for.

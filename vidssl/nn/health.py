@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+ENOUGH = 6
+
 
 @torch.no_grad()
 def spread(z_BD: Tensor) -> dict[str, Tensor]:
@@ -16,6 +18,7 @@ def spread(z_BD: Tensor) -> dict[str, Tensor]:
     for features spread evenly over the sphere, 0 for a constant. ``effective_rank`` is the
     exponential of the entropy of the centred features' singular values as shares of their sum, from
     1 to the smaller of B - 1 and D (Roy and Vetterli, EUSIPCO 2007): 1 where all lies on a line.
+    Fewer than ``ENOUGH`` clips say nothing of a rank and have none.
     """
     with torch.autocast(z_BD.device.type, enabled=False):
         z_BD = F.normalize(z_BD.float(), dim=1)
@@ -26,7 +29,7 @@ def spread(z_BD: Tensor) -> dict[str, Tensor]:
         share = singular / singular.sum().clamp(min=1e-12)
         rank = torch.special.entr(share).sum().exp() + gram.sum() * 0
         std = z_BD.std(dim=0, correction=0).mean() * z_BD.shape[1] ** 0.5
-    return {"feature_std": std, "effective_rank": rank}
+    return {"feature_std": std} | ({"effective_rank": rank} if len(z_BD) >= ENOUGH else {})
 
 
 @torch.no_grad()

@@ -164,12 +164,16 @@ def fit(
     progress: Progress,
     notice: Callable[[Raw], None] = lambda raw: None,
     advise: Callable[[float], str] | None = None,
+    examine: Callable[[Trainer], Mapping[str, float]] = lambda trainer: {},
+    alarm: Callable[[int, Mapping[str, float]], None] = lambda step, logged: None,
 ) -> None:
     """Train to the end of the plan, from where the folder's newest checkpoint stands.
 
     ``batches(first, last)`` gives the raw batches of those steps, ``prepare`` puts one on the
     device, ``notice`` looks at each raw batch first. ``advise`` says what would help where a share
-    of the time is spent waiting for data; it is told of now and then.
+    of the time is spent waiting for data; it is told of now and then. ``examine`` gives further
+    scalars of a step, which is logged then, and ``alarm`` sees each logged step, counted from 0;
+    both on the first process alone.
 
     Raises:
         Interrupted: on SIGINT or SIGTERM, after a checkpoint.
@@ -184,12 +188,17 @@ def fit(
             notice(raw)
             scalars = trainer.train_step(prepare(raw, trainer.step))
             now = time.perf_counter()
-            _log(folder, trainer, scalars, step_s=now - clock, wait_s=wait_s)
+            more = examine(trainer) if rank() == 0 else {}
+            if more or plan.is_logged(trainer.step - 1):
+                logged = _logged(trainer, {**scalars, **more}, step_s=now - clock, wait_s=wait_s)
+                folder.log(logged)
+                if rank() == 0:
+                    alarm(trainer.step - 1, logged)
             if rank() == 0:
                 progress(f"training, loss {scalars['loss']:.3f}", trainer.step, plan.steps)
             if advise is not None and (share := waiting.note(now - clock, wait_s)) is not None:
                 _advise(folder, progress, share, advise(share))
-            clock = now
+            clock = time.perf_counter() if more else now  # a look is no part of the next step
             done = trainer.step == plan.steps
             stopping = on_any(bool(stopped), trainer.device)
             if rank() == 0 and (done or stopping or trainer.step % plan.save_every == 0):
@@ -237,26 +246,17 @@ def _continue(trainer: Trainer, folder: RunFolder) -> None:
     folder.keep()
 
 
-def _log(
-    folder: RunFolder,
-    trainer: Trainer,
-    scalars: Mapping[str, float | Tensor],
-    *,
-    step_s: float,
-    wait_s: float,
-) -> None:
-    plan, step = trainer.plan, trainer.step
-    if not plan.is_logged(step - 1):
-        return
-    entry = {
-        "step": step - 1,
+def _logged(
+    trainer: Trainer, scalars: Mapping[str, float | Tensor], *, step_s: float, wait_s: float
+) -> dict[str, float]:
+    return {
+        "step": trainer.step - 1,
         **{name: float(value) for name, value in scalars.items()},
         "samples_seen": trainer.samples_seen,
-        "clips_per_s": plan.optim.batch / step_s,
+        "clips_per_s": trainer.plan.optim.batch / step_s,
         "data_wait": min(1.0, wait_s / step_s),
         "memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
-    folder.log(entry)
 
 
 def _waiting(batches: Iterable[Raw]) -> Iterator[tuple[Raw, float]]:
