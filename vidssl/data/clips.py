@@ -1,6 +1,6 @@
 """Clips for self-supervised pretraining: several of each video, drawn at random times.
 
-Array suffixes: T frames, H and W pixels.
+Array suffixes: T frames, H and W pixels, V views, P people.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from vidssl.augment.views import SSLConfig, ssl_view
+from vidssl.augment import geometry
+from vidssl.augment.views import SSLConfig, draw_view, ssl_view
 from vidssl.data.order import Order, rng_for
+from vidssl.data.people import People
 from vidssl.data.samples import MAX_FAILURES, Failed, Samples
 from vidssl.errors import RecipeError, VideoError
 from vidssl.section import Section
@@ -30,6 +32,9 @@ from vidssl.video.sampling import (
     random_starts,
 )
 from vidssl.video.storage import Location, shown
+
+LEAST_SHARE = 0.5
+"""A box counts in a view that holds more of its area than this."""
 
 
 class SamplingConfig(Section):
@@ -77,6 +82,11 @@ class ClipSample:
     times_s: tuple[Tensor, ...]
     seed: int
     failed: Failed = ()
+    size_px: tuple[int, int] = (0, 0)
+    """Height and width of the pictures as they were decoded."""
+    people: tuple[Tensor, ...] = ()
+    """Around the middle frame of each view, ``(P, 5)`` float32: a box of the whole picture as it
+    was decoded, and its score; empty for data without boxes."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,8 @@ class ClipPlan:
     seed: int
     refused: str = ""
     """Why the video cannot give such clips, if so."""
+    people: tuple[NDArray[np.float32], ...] = ()
+    """As the sample has them."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +126,8 @@ class ClipReading:
             views=tuple(torch.from_numpy(f) for f in np.split(clip.frames, views)),
             times_s=tuple(torch.from_numpy(t) for t in np.split(clip.times_s, views)),
             seed=plan.seed,
+            size_px=(clip.frames.shape[1], clip.frames.shape[2]),
+            people=tuple(torch.from_numpy(people.copy()) for people in plan.people),
         )
         return self.finish(sample) if self.finish else sample
 
@@ -124,6 +138,31 @@ def augmented(config: SSLConfig, sample: ClipSample) -> ClipSample:
         ssl_view(clip, sample.seed + view, config, view) for view, clip in enumerate(sample.views)
     )
     return replace(sample, views=tuple(views))
+
+
+def carried(sample: ClipSample, config: SSLConfig, most: int) -> tuple[Tensor, Tensor]:
+    """Return the people of each augmented view, ``(V, most, 4)``, and who is there, ``(V, most)``.
+
+    Boxes are normalised to the view and go through its crop and flip. One counts if more than half
+    of its area is left, a reconstruction: ConST-CL's released code has no boxes of people. The
+    surest ``most`` stay, the surest first; places that nobody takes are 0 and not there.
+    """
+    boxes_V4 = torch.zeros(len(sample.views), most, 4)
+    valid_V = torch.zeros(len(sample.views), most, dtype=torch.bool)
+    for view, people_P5 in enumerate(sample.people):
+        crop = draw_view(sample.seed + view, sample.size_px, config.of(view)).crop
+        inside_P4 = geometry.carry(people_P5[:, :4], crop)
+        of_picture = (crop.right - crop.left) * (crop.bottom - crop.top)
+        left_P = _area(inside_P4) * of_picture
+        seen = left_P > LEAST_SHARE * _area(people_P5[:, :4])
+        surest = people_P5[seen, 4].argsort(descending=True, stable=True)[:most]
+        boxes_V4[view, : len(surest)] = inside_P4[seen][surest]
+        valid_V[view, : len(surest)] = True
+    return boxes_V4, valid_V
+
+
+def _area(boxes_P4: Tensor) -> Tensor:
+    return (boxes_P4[:, 2] - boxes_P4[:, 0]) * (boxes_P4[:, 3] - boxes_P4[:, 1])
 
 
 class ClipDataset(Samples[ClipPlan, ClipSample]):
@@ -139,8 +178,11 @@ class ClipDataset(Samples[ClipPlan, ClipSample]):
         seed: int,
         sampling: SamplingConfig | None = None,
         reading: ClipReading | None = None,
+        people: People | None = None,
     ) -> None:
         """Take what to read; ``stride`` counts frames at 30 per second.
+
+        With ``people``, those around the middle frame of each view come along.
 
         Raises:
             RecipeError: if the sampling gives another number of clips than ``views``.
@@ -150,6 +192,7 @@ class ClipDataset(Samples[ClipPlan, ClipSample]):
         self.frames, self.stride, self.views = frames, stride, views
         self.sampling = sampling or SamplingConfig()
         self.reading = reading or ClipReading()
+        self.people = people
         if self.sampling.starts != "random" and views != 2:
             starts = self.sampling.starts
             raise RecipeError(
@@ -181,7 +224,9 @@ class ClipDataset(Samples[ClipPlan, ClipSample]):
             clips = [fitted(clip, duration_s, self.sampling.short_videos) for clip in clips]
         except VideoError as error:
             refused = str(error)
-        return ClipPlan(location, np.stack(clips), seed, refused)
+        people = self.people
+        near = [people.near(index, clip[self.frames // 2]) for clip in clips] if people else []
+        return ClipPlan(location, np.stack(clips), seed, refused, tuple(near))
 
     def _starts(self, rng: np.random.Generator, duration_s: float) -> NDArray[np.float64]:
         how, frames, stride = self.sampling, self.frames, self.stride

@@ -133,6 +133,43 @@ def place(
             frames lie outside of their video.
     """
     times_s = _times(moments)
+    found, origins = locate(times_s, index, reasons, stated, others)
+    outside = _outside(moments, {video: file.footage for video, file in found.items()}, origins)
+    kept = [moment for moment in moments if moment.video in found and id(moment) not in outside]
+    absent = sorted(times_s.keys() - found.keys())
+    unusable = {video: reasons.get(video, "no such video") for video in absent}
+    return Placed(
+        kept,
+        {video: file.path for video, file in found.items()},
+        unusable | {m.video: outside[id(m)] for m in moments if id(m) in outside},
+        len(moments) - len(kept),
+        origins,
+    )
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """Where an annotated video is, and how much of it."""
+
+    path: Location
+    footage: Footage
+
+
+def locate(
+    times_s: Mapping[str, NDArray[np.float64]],
+    index: ClipIndex,
+    reasons: Mapping[str, str],
+    stated: Stated | None = None,
+    others: Iterable[Location] = (),
+) -> tuple[dict[str, VideoFile], dict[str, Origin]]:
+    """Return the files of annotated videos, those that are there, and from where times count.
+
+    As :func:`place`; ``times_s`` are the annotated times of each video.
+
+    Raises:
+        AnnotationError: if no video is there, two files share an id, there is no telling from where
+            times count, or an origin is stated for a video that is not known.
+    """
     if strange := strangers(stated or Stated(), times_s.keys()) - reasons.keys():
         strange -= _files(index, strange).keys()
         if strange and (strange := strange.difference(map(video_id, others))):
@@ -148,32 +185,16 @@ def place(
             f"none of the {len(times_s)} annotated videos ({some}, ...) is among the "
             f"{len(index)} given ({names}, ...); ids are file names without their suffix"
         )
-    footage = {video: files[0].footage for video, files in found.items()}
-    origins = find_origins(times_s, footage, stated)
-    outside = _outside(moments, footage, origins)
-    kept = [moment for moment in moments if moment.video in found and id(moment) not in outside]
-    absent = sorted(times_s.keys() - found.keys())
-    unusable = {video: reasons.get(video, "no such video") for video in absent}
-    return Placed(
-        kept,
-        {video: files[0].path for video, files in found.items()},
-        unusable | {m.video: outside[id(m)] for m in moments if id(m) in outside},
-        len(moments) - len(kept),
-        origins,
-    )
+    files = {video: several[0] for video, several in found.items()}
+    footage = {video: file.footage for video, file in files.items()}
+    return files, find_origins(times_s, footage, stated)
 
 
-@dataclass(frozen=True)
-class _File:
-    path: Location
-    footage: Footage
-
-
-def _files(index: ClipIndex, wanted: Collection[str]) -> dict[str, list[_File]]:
+def _files(index: ClipIndex, wanted: Collection[str]) -> dict[str, list[VideoFile]]:
     """Return the usable files of the index that have wanted ids."""
     columns = ["path", "status", "duration_s", "cut_off", "frames", "fps", "decoder"]
     ids = pa.array(sorted(wanted), pa.string())
-    found: dict[str, list[_File]] = {}
+    found: dict[str, list[VideoFile]] = {}
     for part in read_tables(index.path, columns):
         part = part.filter(pc.and_(pc.equal(part["status"], "ok"), _may_be(part["path"], ids)))
         for row in part.to_pylist():
@@ -182,7 +203,7 @@ def _files(index: ClipIndex, wanted: Collection[str]) -> dict[str, list[_File]]:
                 is_of_frames = (row["decoder"] or "").startswith(OF_FRAMES)
                 frames = row["frames"] if is_of_frames and row["fps"] == CUT_FPS else None
                 footage = Footage(row["duration_s"] or 0.0, bool(row["cut_off"]), frames)
-                found.setdefault(video, []).append(_File(row["path"], footage))
+                found.setdefault(video, []).append(VideoFile(row["path"], footage))
     return found
 
 
