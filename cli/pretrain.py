@@ -15,6 +15,14 @@ def pretrain(
         str, typer.Option(help="Folder, video, list, index, or NAME:PATH to train on.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="Folder of the run.")],
+    boxes: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Boxes of people, csv, for a method that asks for them; "
+            "give it again for further files."
+        ),
+    ] = None,
+    time_origin: _common.TimeOrigin = "auto",
     overrides: _common.Overrides = None,
     steps: _common.Steps = None,
     gpus: _common.Gpus = 1,
@@ -37,12 +45,19 @@ def pretrain(
 
     with _common.user_errors():
         plan = load(Pretrain, find(Pretrain, recipe), _common.length(overrides, steps))
+        files = job.BoxFiles(tuple(boxes or ()), time_origin)
         if dry_run:
-            _common.write_json(asdict(job.forecast(plan, videos)), json_to or "-")
+            _common.write_json(asdict(job.forecast(plan, videos, files)), json_to or "-")
             return
         _common.start_processes(gpus, plan.device)
         with _common.progress() as progress:
-            result = job.run(plan, videos, out, resume=resume, autotune=autotune, progress=progress)
+            result = job.run(
+                *(plan, videos, out),
+                boxes=files,
+                resume=resume,
+                autotune=autotune,
+                progress=progress,
+            )
         if json_to is not None:
             _common.write_json(asdict(result), json_to)
     if json_to != "-":

@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         ["source"],
         RECIPE | {"--recipe", "--out", "--count", "--annotations", "--labels", "--time-origin"},
     ),
-    "pretrain": (["recipe"], TRAIN),
+    "pretrain": (["recipe"], TRAIN | {"--boxes", "--time-origin"}),
     "finetune": (
         ["recipe"],
         TRAIN

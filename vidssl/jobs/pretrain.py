@@ -159,7 +159,7 @@ def forecast(plan: Pretrain, videos: str, boxes: BoxFiles | None = None) -> trai
         listing.write_text("".join(f"{path}\n" for path in few), encoding="utf-8")
         index_job.run(str(listing), Path(folder) / "index.parquet")
         index = ClipIndex(Path(folder) / "index.parquet")
-        people = people_job.open_some(tables, index, boxes.time_origin, paths)
+        people = people_job.open_people(tables, index, boxes.time_origin, paths)
         trainer, dataset = _prepare(plan, index, people)
         return training.forecast(
             plan, trainer, dataset, _on_device(plan, trainer), samples=len(paths)

@@ -99,6 +99,10 @@ class Config(MethodConfig):
         targets = {**batch.targets, "boxes": drawn, "boxes_valid": valid}
         return replace(batch, targets=targets)
 
+    def people(self) -> int:
+        """Return how many boxes of people each view brings along."""
+        return self.regions if self.boxes == "table" else 0
+
     def _drawn(self, seed: int) -> NDArray[np.float64]:
         rng = np.random.default_rng(np.random.SeedSequence([seed, TAG]))
         return random_boxes(rng, (VIEWS, self.regions), correlated=self.correlated)
