@@ -96,7 +96,8 @@ def test_both_views_and_every_weight_have_a_gradient() -> None:
 def test_two_processes_have_loss_and_gradients_of_one(
     two_processes_equal_one: Callable[..., None],
 ) -> None:
-    two_processes_equal_one({"name": "cvrl", "hidden": 16, "dim": 8}, SLOW)
+    options = {"hidden": 16, "dim": 8, "co2": {"alpha": 0.5, "temperature": 0.2}}
+    two_processes_equal_one({"name": "cvrl", **options}, SLOW)
 
 
 def test_a_batch_of_one_is_refused_by_name() -> None:
@@ -137,7 +138,7 @@ def test_its_scalars_are_those_of_all_methods_and_only_where_they_are_logged(
     mean_colour: Build,
 ) -> None:
     cvrl = method(mean_colour())
-    views = (clips(4), clips(4))
+    views = (clips(8), clips(8))
     health = {"positive_similarity", "negative_similarity", "top1", "feature_std", "effective_rank"}
     assert cvrl(Batch(views)).scalars.keys() == health
     assert not cvrl(Batch(views, watched=False)).scalars

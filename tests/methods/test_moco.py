@@ -281,7 +281,7 @@ def test_its_scalars_are_those_of_all_methods_and_only_where_they_are_logged(
     mean_colour: Build,
 ) -> None:
     moco = method(mean_colour())
-    views = (clips(4), clips(4))
+    views = (clips(8), clips(8))
     health = {"positive_similarity", "negative_similarity", "top1", "feature_std", "effective_rank"}
     scalars = moco(Batch(views)).scalars
     assert scalars.keys() == {*health, "queue_age"}

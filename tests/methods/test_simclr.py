@@ -1,0 +1,193 @@
+"""SimCLR against the papers' values, a slow formula, and itself in two processes."""
+
+import copy
+import importlib
+import math
+import pkgutil
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import vidssl.backbones
+from vidssl.backbones import Encoder, slow
+from vidssl.errors import CheckpointError, RecipeError
+from vidssl.methods import Batch
+from vidssl.methods.simclr import Config, SimCLR
+from vidssl.recipe import Pretrain, bundled, load
+from vidssl.train.loop import Plan, Trainer
+from vidssl.train.optim import OptimConfig
+
+Build = Callable[[], Encoder]
+FAMILIES = [
+    name for _, name, _ in pkgutil.iter_modules(vidssl.backbones.__path__) if name[0] != "_"
+]
+SLOW = {"name": "slow", "width": 8, "depths": [1, 1, 1, 1], "frames": 4, "norm": "sync"}
+
+
+def clips(count: int) -> Tensor:
+    return torch.randn(count, 3, 2, 4, 4)
+
+
+def method(encoder: Encoder, **settings: object) -> SimCLR:
+    return Config.model_validate({"hidden": 8, "dim": 4, **settings}).build(encoder)
+
+
+def small() -> SimCLR:
+    return method(slow.Config(width=8, depths=(1, 1, 1, 1), frames=4).build(), hidden=32, dim=16)
+
+
+def slow_loss(one: Tensor, two: Tensor, temperature: float) -> float:
+    """The mean over 2 G rows, each against its other view among all rows but itself."""
+    rows, count = [*one.double(), *two.double()], len(one)
+    total = 0.0
+    for i, row in enumerate(rows):
+        similar = [math.exp(float(row @ other) / temperature) for other in rows]
+        partner = similar[(i + count) % (2 * count)]
+        total -= math.log(partner / (sum(similar) - similar[i])) / (2 * count)
+    return total
+
+
+def test_the_head_has_three_layers_with_norms_between() -> None:
+    # Two of 2048 by 2048 with a scale and a shift, and one of 2048 by 128 with a bias.
+    with torch.device("meta"):
+        projector = Config().build(slow.Config().build()).projector
+    expected = 2 * (2048 * 2048 + 2 * 2048) + 2048 * 128 + 128
+    assert sum(p.numel() for p in projector.parameters()) == expected == 8_659_072
+
+
+def test_the_loss_is_the_mean_over_both_clips_of_a_slow_softmax(mean_colour: Build) -> None:
+    torch.manual_seed(0)
+    simclr = method(mean_colour(), temperature=0.3)
+    one, two = clips(5), clips(5)
+    with torch.no_grad():
+        z = [F.normalize(simclr.projector(simclr.encoder(view)), dim=1) for view in (one, two)]
+    assert simclr(Batch((one, two))).loss.item() == pytest.approx(slow_loss(*z, 0.3), rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, 8, 512])
+def test_collapsed_features_cost_what_a_blind_guess_does(count: int, mean_colour: Build) -> None:
+    simclr = method(mean_colour())
+    nn.init.zeros_(simclr.projector[-1].weight)  # leaves the bias, the same for all
+    loss = simclr(Batch((clips(count), clips(count)))).loss.item()
+    assert loss == pytest.approx(math.log(2 * count - 1), rel=1e-5)
+
+
+def test_neither_the_order_of_views_nor_that_of_clips_matters(normed: Build) -> None:
+    torch.manual_seed(0)
+    simclr, order = method(normed()), torch.randperm(6)
+    one, two = clips(6), clips(6)
+    expected = simclr(Batch((one, two))).loss.item()
+    assert simclr(Batch((two, one))).loss.item() == pytest.approx(expected, rel=1e-5)
+    assert simclr(Batch((one[order], two[order]))).loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_both_views_and_every_weight_have_a_gradient() -> None:
+    torch.manual_seed(0)
+    simclr = small()
+    views = tuple(torch.randn(4, 3, 4, 32, 32, requires_grad=True) for _ in range(2))
+    nn.init.ones_(simclr.encoder.get_submodule("trunk.res5.0.branch.norm3").weight)
+    simclr(Batch(views)).loss.backward()
+    assert all(view.grad is not None and view.grad.abs().max() > 0 for view in views)
+    assert [name for name, p in simclr.named_parameters() if p.grad is None] == []
+
+
+def test_two_processes_have_loss_and_gradients_of_one(
+    two_processes_equal_one: Callable[..., None],
+) -> None:
+    two_processes_equal_one(
+        {"name": "simclr", "clips": 3, "hidden": 16, "dim": 8},
+        SLOW,
+        views=3,
+        strides=(2, 2, 2),
+    )
+
+
+def test_a_batch_of_one_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"simclr's negatives are .* at least 2 clips .* found 1"):
+        Config().require_batch(1)
+    Config().require_batch(2)
+    with pytest.raises(RecipeError, match="simclr's negatives"):
+        load(Pretrain, bundled(Pretrain)["simclr_small"], ["optim.batch=1"])
+
+
+def test_a_picture_that_is_no_number_stops_the_training_before_a_weight_changes() -> None:
+    simclr = small()
+    before = [p.clone() for p in simclr.parameters()]
+    plan = Plan(OptimConfig(lr=0.1, batch=2, steps=1), steps=1, seed=0)
+    views = (torch.full((2, 3, 4, 32, 32), math.nan), torch.zeros(2, 3, 4, 32, 32))
+    with pytest.raises(CheckpointError, match="the loss became nan at step 0"):
+        Trainer(simclr, plan, torch.device("cpu")).train_step(Batch(views, watched=False))
+    assert all(torch.equal(*pair) for pair in zip(before, simclr.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_backbone_takes_the_head(family: str) -> None:
+    config = importlib.import_module(f"vidssl.backbones.{family}").Config()
+    with torch.device("meta"):
+        simclr = Config().build(config.build())
+        features = torch.empty(2, simclr.encoder.features)
+    assert simclr.projector(features).shape == (2, 128)
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_of_more_clips_the_consecutive_ones_are_pairs(count: int, mean_colour: Build) -> None:
+    torch.manual_seed(0)
+    simclr = method(mean_colour(), clips=count, temperature=0.3)
+    assert simclr.num_views == count
+    views = [clips(5) for _ in range(count)]
+    with torch.no_grad():
+        z = [F.normalize(simclr.projector(simclr.encoder(view)), dim=1) for view in views]
+    pairs = [slow_loss(one, two, 0.3) for one, two in pairwise(z)]
+    expected = sum(pairs) / (count - 1)
+    assert simclr(Batch(tuple(views))).loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_it_trains_on_random_and_on_interval_clips_but_not_on_nested_ones() -> None:
+    recipe = bundled(Pretrain)["simclr_small"]
+    assert load(Pretrain, recipe).sampling.starts == "random"
+    assert load(Pretrain, recipe, ["sampling.starts=interval"]).sampling.starts == "interval"
+    with pytest.raises(RecipeError, match="simclr trains on clips drawn as random or interval"):
+        load(Pretrain, recipe, ["sampling.starts=nested"])
+
+
+def test_its_scalars_are_those_of_all_methods_and_only_where_they_are_logged(
+    mean_colour: Build,
+) -> None:
+    simclr = method(mean_colour())
+    views = (clips(8), clips(8))
+    health = {"positive_similarity", "negative_similarity", "top1", "feature_std", "effective_rank"}
+    assert simclr(Batch(views)).scalars.keys() == health
+    assert not simclr(Batch(views, watched=False)).scalars
+
+
+def test_training_lowers_the_loss_keeps_features_apart_and_resumes_exactly() -> None:
+    # 8 videos, each a still pattern of its own; two clips of one differ by noise.
+    torch.manual_seed(0)
+    simclr = small()
+    patterns = torch.randn(8, 3, 1, 32, 32)
+    plan = Plan(OptimConfig(lr=0.05, batch=8, steps=30), steps=30, seed=0)
+    trainer = Trainer(simclr, plan, torch.device("cpu"))
+
+    def batch(step: int) -> Batch:
+        generator = torch.Generator().manual_seed(step)
+        noise = (torch.randn(8, 3, 4, 32, 32, generator=generator) for _ in range(2))
+        return Batch(tuple(patterns + n for n in noise), step)
+
+    history = [trainer.train_step(batch(step)) for step in range(20)]
+    assert history[0]["loss"] > 2.0
+    assert history[-1]["loss"] < history[0]["loss"] / 2
+    assert history[-1]["feature_std"] > 0.5
+    again = Trainer(small(), plan, torch.device("cpu"))
+    again.restore(copy.deepcopy(trainer.state()))
+    on, other = (run.train_step(batch(20))["loss"] for run in (trainer, again))
+    assert on == other
+    assert all(
+        torch.equal(*pair)
+        for pair in zip(
+            simclr.state_dict().values(), again.module.state_dict().values(), strict=True
+        )
+    )
