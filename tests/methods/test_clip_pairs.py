@@ -19,6 +19,7 @@ from vidssl.train.optim import OptimConfig
 
 METHODS: dict[str, dict[str, Any]] = {
     "byol": {"name": "byol", "hidden": 16, "dim": 8},
+    "mocov3": {"name": "mocov3", "hidden": 16, "dim": 8, "temperature": 0.2},
     "swav": {"name": "swav", "hidden": 16, "dim": 8, "prototypes": 6},
 }
 HEALTH = {
@@ -70,7 +71,12 @@ def test_a_few_steps_on_a_few_clips_lower_the_loss(name: str) -> None:
 @named
 def test_lars_trains_it_too(name: str) -> None:
     torch.manual_seed(0)
-    options = {"optimizer": "lars", "lr": 4.8, "weight_decay": 1e-6, "schedule": "constant"}
+    options: dict[str, Any] = {
+        "optimizer": "lars",
+        "lr": 4.8,
+        "weight_decay": 1e-6,
+        "schedule": "constant",
+    }
     run = trainer(tiny(name), **options)
     losses = [run.train_step(Batch(views(8), step))["loss"] for step in range(12)]
     assert losses[-1] < losses[0]
@@ -97,10 +103,10 @@ def test_a_training_goes_on_from_its_state_as_if_it_had_never_stopped(
 def test_the_scalars_are_those_of_every_method_and_only_where_they_are_logged(name: str) -> None:
     torch.manual_seed(0)
     method = tiny(name)
-    output = method(Batch(views(4)))
+    output = method(Batch(views(8)))
     assert set(output.scalars) == HEALTH
     assert not any(value.requires_grad for value in output.scalars.values())
-    assert not method(Batch(views(4), watched=False)).scalars
+    assert not method(Batch(views(8), watched=False)).scalars
 
 
 @named

@@ -18,7 +18,7 @@ Tensor suffixes: B clips of this process, D projected features.
 """
 
 from itertools import permutations
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +59,10 @@ class Config(MethodConfig):
 class BYOL(SSLMethod):
     """An encoder, projector and predictor; the moving average of the first two sets the targets."""
 
+    collapse_causes: ClassVar[str] = (
+        "an average that follows too quickly (a higher method.momentum), a backbone's norm without "
+        "batch statistics (norm: sync), or a rate that is too high (a lower optim.lr)"
+    )
     momentum: Tensor
 
     def __init__(self, encoder: Encoder, config: Config) -> None:

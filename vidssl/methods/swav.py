@@ -18,7 +18,7 @@ Tensor suffixes: B clips of this process, D projected features, K prototypes.
 """
 
 from itertools import permutations
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +64,11 @@ class Config(MethodConfig):
 
 class SwAV(SSLMethod):
     """An encoder, a projector and prototypes; no negatives, no average, no queue."""
+
+    collapse_causes: ClassVar[str] = (
+        "codes that are all but even (a lower method.epsilon), prototypes that move too early "
+        "(method.frozen_prototypes), or a rate that is too high (a lower optim.lr)"
+    )
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
         """Start with random prototypes."""
