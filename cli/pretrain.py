@@ -41,11 +41,12 @@ def pretrain(
     """
     # Imported here because they pull in torch: `vidssl --help` must not wait for it.
     from vidssl.jobs import pretrain as job
+    from vidssl.jobs._people import BoxFiles
     from vidssl.recipe import Pretrain, find, load
 
     with _common.user_errors():
         plan = load(Pretrain, find(Pretrain, recipe), _common.length(overrides, steps))
-        files = job.BoxFiles(tuple(boxes or ()), time_origin)
+        files = BoxFiles(tuple(boxes or ()), time_origin)
         if dry_run:
             _common.write_json(asdict(job.forecast(plan, videos, files)), json_to or "-")
             return

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from vidssl.augment.views import SSLConfig, draw_view, ssl_view
 from vidssl.ava.annotations import PersonBoxes
 from vidssl.ava.origins import parse_origin
-from vidssl.data.clips import ClipDataset, ClipReading, ClipSample, carried
+from vidssl.data.clips import ClipDataset, ClipReading, ClipSample, augmented, carried
 from vidssl.data.people import People
 from vidssl.errors import AnnotationError
 from vidssl.video.index import ClipIndex, write_index
@@ -50,7 +51,7 @@ def test_the_nearest_annotated_second_tells_who_is_there(index: ClipIndex) -> No
     video = number(index, "video1")
 
     def lefts(time_s: float) -> list[float]:
-        return (people.near(video, time_s)[:, 0] * 10).round().tolist()
+        return [round(float(left) * 10) for left in people.near(video, time_s)[:, 0]]
 
     assert lefts(1.4) == [4, 5]
     assert lefts(0.5) == [4, 5]  # half a second is near enough,
@@ -213,10 +214,6 @@ def test_the_people_come_through_workers_and_augmentation(
 
 @pytest.fixture
 def augmenting() -> Callable[[ClipSample], ClipSample]:
-    from functools import partial
-
-    from vidssl.data.clips import augmented
-
     return partial(augmented, STILL)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 from typer.testing import Result
 
 from vidssl.train.folder import read_events, read_log
@@ -332,3 +333,141 @@ def test_a_collapse_raises_an_alarm_that_the_report_shows(
     assert "all clips look the same" in alarms[0]["words"]
     assert "all clips look the same" in result.stderr
     assert "all clips look the same" in (run / "report.html").read_text()
+
+
+# --- regions that are people
+
+BACKBONE = (
+    "backbone={name: r3d, width: 8, depths: [1, 1, 1, 1], frames: 4, stride: 4, "
+    "local_branch: true, form: detection, maps_from: %s}"
+)
+REGIONS = "method={name: const_cl, hidden: 16, dim: 8, regions: 3, local_weight: 1.0, boxes: %s}"
+
+
+def of_people(tiny: dict[str, Path], boxes: str = "table", maps: str = "global") -> list[object]:
+    """Pretrain ConST-CL for two steps."""
+    settings = (BACKBONE % maps, REGIONS % boxes, "optim.steps=2", "sampling.starts=interval")
+    return ["pretrain", tiny["pretrain"], *(w for one in settings for w in ("--set", one))]
+
+
+@pytest.fixture
+def people(playground: Path) -> Path:
+    """Boxes of three of the four videos."""
+    return playground / "train_person_detections.csv"
+
+
+def test_boxes_of_people_are_the_same_whoever_augments(
+    cli: Cli, tiny: dict[str, Path], index: Path, people: Path, tmp_path: Path
+) -> None:
+    told = {}
+    for where in ("workers", "device"):
+        result = cli(
+            *of_people(tiny),
+            *("--videos", index, "--boxes", people, "--out", tmp_path / where, "--json", "-"),
+            *("--set", f"loader.augment={where}"),
+        )
+        assert result.exit_code == 0, result.output
+        told[where] = json.loads(result.stdout)["encoder_hash"]
+    assert told["workers"] == told["device"]
+    (event,) = [e for e in read_events(tmp_path / "device") if e["event"] == "people"]
+    assert (event["videos"], event["absent_videos"]) == (3, 0)
+    assert event["time_origins"] == "time origin 0 s in 3 videos (key frames before 900 s)"
+    log = read_log(tmp_path / "device")
+    assert all(entry["local_loss"] > 0 for entry in log)
+
+
+def test_other_boxes_make_another_run(
+    cli: Cli, tiny: dict[str, Path], index: Path, people: Path, tmp_path: Path
+) -> None:
+    run = ("--videos", index, "--out", tmp_path / "run")
+    assert cli(*of_people(tiny), *run, "--boxes", people).exit_code == 0
+    fewer = tmp_path / "fewer.csv"
+    fewer.write_text("".join(people.read_text().splitlines(keepends=True)[:20]))
+    result = cli(*of_people(tiny), *run, "--boxes", fewer)
+    assert result.exit_code == 2
+    assert "run: belongs to another run" in result.stderr
+    assert "boxes" in result.stderr
+
+
+def test_a_recipe_of_people_without_boxes_is_refused(
+    refused: Refused, tiny: dict[str, Path], index: Path
+) -> None:
+    run = ("--videos", index, "--out", "run")
+    told = refused(*of_people(tiny), *run)
+    assert "method: const_cl takes people from a file: give it with --boxes" in told
+    assert "give it with --boxes" in refused(*of_people(tiny), *run, "--dry-run")
+
+
+def test_boxes_for_a_recipe_that_takes_none_are_refused(
+    refused: Refused, tiny: dict[str, Path], index: Path, people: Path
+) -> None:
+    run = ("--videos", index, "--out", "run")
+    for recipe in (of_people(tiny, "random"), ["pretrain", tiny["pretrain"]]):
+        told = refused(*recipe, *run, "--boxes", people)
+        assert "--boxes: method" in told
+        assert "{name: const_cl, boxes: table}" in told
+        told = refused(*recipe, *run, "--time-origin", "900")
+        assert "--time-origin is that of --boxes, of which there are none" in told
+
+
+def test_boxes_that_fit_no_video_or_are_none_are_refused(
+    refused: Refused, tiny: dict[str, Path], index: Path, people: Path, tmp_path: Path
+) -> None:
+    run = (*of_people(tiny), "--videos", index, "--out", "run", "--boxes")
+    other = tmp_path / "other.csv"
+    other.write_text(people.read_text().replace("train_", "film_"))
+    assert "none of the 3 annotated videos" in refused(*run, other)
+    assert "none of the 3 annotated videos" in refused(*run, other, "--dry-run")
+    other.write_text("train_000,1,0.1,0.1,0.2\n")
+    assert "other.csv:1" in refused(*run, other)
+    assert "nowhere.csv" in refused(*run, "nowhere.csv")
+
+
+def test_a_dry_run_takes_videos_that_have_boxes(
+    cli: Cli, tiny: dict[str, Path], playground: Path, tmp_path: Path
+) -> None:
+    boxes = tmp_path / "one.csv"
+    rows = (playground / "train_person_detections.csv").read_text().splitlines(keepends=True)
+    boxes.write_text("".join(row for row in rows if row.startswith("train_002")))
+    result = cli(
+        *of_people(tiny),
+        *("--videos", playground / "videos", "--boxes", boxes),
+        *("--out", "run", "--dry-run"),
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["loss"] > 0
+
+
+def test_the_end_that_a_detector_takes_over_is_recorded_and_can_be_chosen(
+    cli: Cli,
+    tiny: dict[str, Path],
+    index: Path,
+    training_data: list[object],
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "run"
+    assert cli(*of_people(tiny, "grid"), "--videos", index, "--out", out).exit_code == 0
+    card = json.loads((out / "encoder.json").read_text())
+    assert card["backbone"]["local_branch"] is True
+    assert card["backbone"]["maps_from"] == "global"
+    weights = load_file(out / "encoder.safetensors")
+    for maps in ("global", "local"):
+        there = tmp_path / maps
+        result = cli(
+            *("finetune", tiny["detection"], "--encoder", out, *training_data, "--out", there),
+            *("--set", BACKBONE % maps),
+        )
+        assert result.exit_code == 0, result.output
+        card = json.loads((there / "encoder.json").read_text())
+        assert card["backbone"]["maps_from"] == maps
+        trained = load_file(there / "encoder.safetensors")
+        changed = {key for key, value in trained.items() if not value.equal(weights[key])}
+        ends = {key for key in changed if key.startswith(("local.", "trunk.res5."))}
+        assert all(key.startswith("local." if maps == "local" else "trunk.res5.") for key in ends)
+        assert ends
+    one_ended = cli(
+        *("finetune", tiny["detection"], "--encoder", out, *training_data),
+        *("--out", tmp_path / "one", "--set", (BACKBONE % "global").replace("true", "false")),
+    )
+    assert one_ended.exit_code == 2
+    assert "backbone.local_branch: True in the encoder, False in the recipe" in one_ended.stderr

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from scipy.special import erf, softmax
 from torch import Tensor
 
@@ -82,8 +83,8 @@ def test_a_unit_equals_the_formula_written_out() -> None:
     x, memory = clip(1, 3, 5), clip(1, 7, 6)
     weights = {name: weight.detach().numpy() for name, weight in unit.named_parameters()}
 
-    def linear(name: str, rows: np.ndarray) -> np.ndarray:
-        return rows @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+    def linear(name: str, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(rows @ weights[f"{name}.weight"].T + weights[f"{name}.bias"])
 
     q = linear("query", x[0].numpy())
     k, v = linear("key", memory[0].numpy()), linear("value", memory[0].numpy())
@@ -127,7 +128,8 @@ def test_steps_outside_the_context_do_not_matter() -> None:
 
 def test_every_weight_gets_a_gradient() -> None:
     whole = small()
-    whole(clip(2, 5, 32), clip(2, 32, 8, 3, 3)).square().sum().backward()
+    loss = whole(clip(2, 5, 32), clip(2, 32, 8, 3, 3)).square().sum()
+    loss.backward()
     for name, weight in whole.named_parameters():
         assert weight.grad is not None, name
         # A key's bias shifts all logits of a query alike.

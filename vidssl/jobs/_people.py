@@ -91,7 +91,7 @@ def videos_with_people(
 ) -> Sequence[Location]:
     """Return the videos that have boxes, or all if none has or there are no tables."""
     known = {name for table in tables for name in set(table.video.tolist())}
-    return [path for path in paths if video_id(path) in known] if known else paths
+    return [path for path in paths if video_id(path) in known] or paths
 
 
 def targets(

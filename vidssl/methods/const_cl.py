@@ -16,7 +16,7 @@ features, C channels of the map; T', H', W' of a map.
 """
 
 from dataclasses import replace
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -122,7 +122,7 @@ class Config(MethodConfig):
 class ConSTCL(SSLMethod):
     """Two clips of a video through one trunk with two ends."""
 
-    num_views: ClassVar[int] = VIEWS
+    num_views = VIEWS
     encoder: R3D
 
     def __init__(self, encoder: R3D, config: Config) -> None:
@@ -183,7 +183,7 @@ def regions(map_BCTHW: Tensor, boxes_BN4: Tensor) -> Tensor:
     scale = boxes_BN4.new_tensor([width, height, width, height])
     shifted = (boxes_BN4 * scale + 0.5).to(key_BCHW.dtype)  # aligned takes the half off again
     with torch.autocast(key_BCHW.device.type, enabled=False):
-        crops = roi_align(key_BCHW, list(shifted), BINS, sampling_ratio=1, aligned=True)
+        crops: Tensor = roi_align(key_BCHW, list(shifted), BINS, sampling_ratio=1, aligned=True)
     return crops.mean(dim=(2, 3)).unflatten(0, boxes_BN4.shape[:2])
 
 
@@ -242,7 +242,8 @@ def random_boxes(
         draw = rng.random((4, *shape))
     left, top = draw[0], draw[1]
     width, aspect = 0.1 + 0.4 * draw[2], 0.5 + 1.5 * draw[3]
-    return np.minimum(np.stack([left, top, left + width, top + width * aspect], axis=-1), EDGE)
+    boxes = np.stack([left, top, left + width, top + width * aspect], axis=-1)
+    return np.asarray(np.minimum(boxes, EDGE))
 
 
 def grid(count: int) -> NDArray[np.float64]:
