@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import vidssl.backbones
+from vidssl.augment.views import CVRL as PAPER
 from vidssl.backbones import Encoder, slow
 from vidssl.errors import CheckpointError, RecipeError
 from vidssl.methods import Batch
@@ -132,6 +133,15 @@ def test_it_trains_on_random_interval_and_nested_clips() -> None:
     assert load(Pretrain, recipe).sampling.starts == "interval"
     for starts in ("random", "nested"):
         assert load(Pretrain, recipe, [f"sampling.starts={starts}"]).sampling.starts == starts
+
+
+@pytest.mark.parametrize("name", ["cvrl_r3d_r50_k400", "cvrl_r3d_r50_k400_8gpu"])
+def test_the_full_recipes_have_the_paper_s_sampling_augmentation_and_head(name: str) -> None:
+    recipe = load(Pretrain, bundled(Pretrain)[name])
+    assert recipe.augment == PAPER
+    assert recipe.sampling.starts == "interval"
+    assert recipe.method == Config()
+    assert recipe.optim.lr / recipe.optim.batch == 0.32 / 1024
 
 
 def test_its_scalars_are_those_of_all_methods_and_only_where_they_are_logged(
