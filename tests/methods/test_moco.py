@@ -261,8 +261,8 @@ def test_every_backbone_is_taken(family: str) -> None:
 def test_equal_features_and_a_queue_of_them_cost_a_blind_guess(mean_colour: Build) -> None:
     # All logits are equal: the log of 1 + K, 11.0904 for K = 65536.
     moco = method(mean_colour(), queue=65536, momentum=0.0)
-    torch.nn.init.zeros_(moco.projector[-1].weight)  # leaves the bias, the same for all
-    bias = moco.projector[-1].bias.detach()
+    torch.nn.init.zeros_(moco.projector.get_parameter("2.weight"))
+    bias = moco.projector.get_parameter("2.bias").detach()  # what is left, the same for all
     moco.queue.rows.copy_(F.normalize(bias, dim=0).expand(65536, 4))
     assert moco(Batch((clips(4), clips(4)))).loss.item() == pytest.approx(11.0904, abs=1e-3)
 

@@ -62,7 +62,7 @@ def test_nt_xent_does_not_care_which_view_is_first_nor_for_the_order_of_clips() 
 def test_losses_are_in_full_precision_under_autocast() -> None:
     torch.manual_seed(0)
     one, two, queue = unit(5, 8), unit(5, 8), unit(9, 8)
-    losses = (
+    losses: tuple[Callable[[], Tensor], ...] = (
         lambda: nt_xent(one, two, 0.1),
         lambda: info_nce(one, two, queue, 0.1),
         lambda: consistency(one, two, queue, 0.1),
@@ -130,7 +130,7 @@ def test_consistency_moves_the_query_and_only_it() -> None:
     # q times each negative, is (Q - P) / (2 tau); of the second it follows from the definition.
     torch.manual_seed(0)
     q, p, queue = unit(3, 8).requires_grad_(), unit(3, 8), unit(10, 8)
-    consistency(q, p, queue, 0.5).backward()
+    torch.autograd.backward(consistency(q, p, queue, 0.5))
     assert q.grad is not None
     sees_q, sees_p = ((z @ queue.T / 0.5).softmax(1) for z in (q.detach(), p))
     ratio = (sees_q / sees_p).log()
@@ -163,7 +163,7 @@ with joined():
 def test_two_processes_have_the_loss_and_the_gradients_of_one(in_two_processes: InTwo) -> None:
     torch.manual_seed(0)
     one, two = (F.normalize(torch.randn(6, 8), dim=1).requires_grad_() for _ in range(2))
-    nt_xent(one, two, 0.1).backward()
+    torch.autograd.backward(nt_xent(one, two, 0.1))
     said = [json.loads(out) for out in in_two_processes(TWO)]
     expected = nt_xent(one, two, 0.1).item()
     assert sum(out["loss"] for out in said) / 2 == pytest.approx(expected, rel=1e-5)

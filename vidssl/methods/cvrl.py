@@ -63,7 +63,7 @@ class Config(MethodConfig):
 class CVRL(SSLMethod):
     """Two clips of a video and one trained encoder."""
 
-    num_views: ClassVar[int] = 2
+    num_views = 2
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__()
