@@ -281,7 +281,7 @@ def test_the_heads_of_the_published_width_have_the_parameters_of_their_layers() 
 
 
 def test_what_is_watched_is_named_as_in_other_methods(mean_colour: Build) -> None:
-    teg, given = method(mean_colour()), batch()
+    teg, given = method(mean_colour()), batch(clips=6)
     health = {"positive_similarity", "negative_similarity", "top1", "feature_std", "effective_rank"}
     over_time = {"time_similarity_near", "time_similarity_far"}
     assert set(teg(given).scalars) == {"fine", "persistent"} | health | over_time
