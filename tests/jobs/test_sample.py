@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,22 @@ from typer.testing import Result
 from vidssl.augment.views import MEAN, STD, normalise
 from vidssl.data.clips import ClipDataset, ClipSample
 from vidssl.errors import AnnotationError, OutputError, SourceError
+from vidssl.jobs import _training as training
 from vidssl.jobs import pretrain
 from vidssl.jobs.index import run as index
-from vidssl.jobs.sample import augmented, crop_box, facts_of, run, run_detection
+from vidssl.jobs.sample import (
+    augmented,
+    boxes_of,
+    crop_box,
+    facts_of,
+    prepared,
+    run,
+    run_detection,
+)
+from vidssl.methods import Batch
 from vidssl.recipe import Detection, Pretrain, find, load
 from vidssl.report.sheet import WIDTH
+from vidssl.train.loop import Trainer
 from vidssl.video.index import ClipIndex
 from vidssl.video.probe import VideoFacts
 from vidssl.video.write import write_video
@@ -53,6 +65,11 @@ def a_sample(videos: Path, folder: Path, recipe: Pretrain) -> ClipSample:
         seed=recipe.seed,
     )
     return dataset[0]
+
+
+def a_trainer(recipe: Pretrain) -> Trainer:
+    method = recipe.method.build(recipe.backbone.build())
+    return training.trainer(method, recipe, 1, "of one video")
 
 
 def test_a_sheet_has_a_row_for_each_view_of_each_video(videos: Path, tmp_path: Path) -> None:
@@ -121,7 +138,7 @@ def test_a_view_is_that_of_training_in_colours_that_can_be_shown(
 ) -> None:
     recipe = plan()
     sample = a_sample(videos, tmp_path, recipe)
-    fed_BCTHW = pretrain._on_device(recipe, torch.device("cpu"))([sample], 0).views[1]
+    fed_BCTHW = pretrain._on_device(recipe, a_trainer(recipe))([sample], 0).views[1]
     shown = torch.from_numpy(augmented(sample, 1, recipe.augment))
     assert shown.shape == (8, 32, 32, 3)
     back_BCTHW = normalise(shown.permute(3, 0, 1, 2)[None].float() / 255)
@@ -263,3 +280,43 @@ def test_from_the_command_line_both_kinds_of_recipes(
     told = cli("sample", *source, "--recipe", tiny["pretrain"], "--labels", "x.pbtxt")
     assert told.exit_code == 2
     assert "--labels names the actions of --annotations; give both" in told.stderr
+
+
+# --- what a method's task adds
+
+
+def test_the_patches_of_a_task_are_seen_and_its_boxes_follow_them(
+    videos: Path, tmp_path: Path
+) -> None:
+    recipe = load(Pretrain, find(Pretrain, "ctp_small"), ["augment.crop_px=32"])
+    sample = a_sample(videos, tmp_path, recipe)
+    sample = replace(sample, views=sample.views[:1], times_s=sample.times_s[:1])
+    batch = prepared(sample, recipe)
+    fed = pretrain._on_device(recipe, a_trainer(recipe))([sample], 0)
+    assert torch.equal(batch.views[0], fed.views[0])
+    boxes = boxes_of(batch, 0)
+    assert boxes is not None
+    assert [frame.shape for frame in boxes] == [(3, 4)] * 8
+    assert np.allclose(boxes[5], fed.targets["boxes"][0, :, 5])
+
+
+def test_only_boxes_that_stand_are_drawn_and_on_their_own_view() -> None:
+    boxes = torch.rand(1, 2, 3, 4)
+    valid = torch.tensor([[[True, False, True], [False, True, False]]])
+    views = (torch.zeros(1, 3, 5, 8, 8),) * 2
+    batch = Batch(views, targets={"boxes": boxes, "boxes_valid": valid})
+    for view, standing in enumerate(([0, 2], [1])):
+        found = boxes_of(batch, view)
+        assert found is not None
+        assert len(found) == 5
+        assert np.allclose(found[4], boxes[0, view, standing])
+    assert boxes_of(Batch(views), 0) is None
+
+
+@pytest.mark.parametrize("recipe", ["ctp_small", "const_cl_small"])
+def test_the_boxes_of_a_task_are_drawn(recipe: str, videos: Path, tmp_path: Path) -> None:
+    plan = load(Pretrain, find(Pretrain, recipe), ["augment.crop_px=64"])
+    result = run(str(videos), plan, tmp_path / "s.png", count=3)
+    with Image.open(io.BytesIO(result.path.read_bytes())) as image:
+        yellow = np.abs(np.asarray(image).astype(int) - [0xF0, 0xE4, 0x42]).max(axis=2) <= 6
+    assert yellow.sum() > 1000

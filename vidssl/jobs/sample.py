@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vidssl.augment import geometry
 from vidssl.augment.views import MEAN, STD, SSLConfig, detection_view, draw_view, ssl_views
 from vidssl.ava.annotations import group_keyframes, read_annotations
 from vidssl.ava.labels import LabelMap, read_labels
 from vidssl.ava.origins import parse_origin, require_alone, summary
+from vidssl.boxes import Boxes
 from vidssl.data.clips import ClipDataset, ClipReading, ClipSample
 from vidssl.data.keyframes import (
     KeyFramePlan,
@@ -33,6 +35,7 @@ from vidssl.data.order import rng_for
 from vidssl.errors import AnnotationError, OutputError, SourceError, VideoError, listed
 from vidssl.files import replacing
 from vidssl.jobs import _detector
+from vidssl.methods import Batch
 from vidssl.progress import Progress, silent
 from vidssl.recipe import Detection, Pretrain
 from vidssl.report.figures import spread
@@ -161,8 +164,37 @@ def run_detection(
 
 def augmented(clip: ClipSample, view: int, config: SSLConfig) -> NDArray[np.uint8]:
     """Return a view as the method sees it, ``(T, crop, crop, 3)``, in colours that can be shown."""
-    batch_BCTHW = ssl_views([clip.views[view]], [clip.seed + view], config, view)
-    shown_CTHW = batch_BCTHW[0].mul(STD).add(MEAN).clamp(0, 1).mul(255).round()
+    return _in_colour(ssl_views([clip.views[view]], [clip.seed + view], config, view))
+
+
+def prepared(clip: ClipSample, plan: Pretrain) -> Batch:
+    """Return the batch of a single clip as the method gets it, its task included."""
+    views = (
+        ssl_views([view], [clip.seed + number], plan.augment, number)
+        for number, view in enumerate(clip.views)
+    )
+    times_s = tuple(times_T[None] for times_T in clip.times_s)
+    batch = Batch(tuple(views), seed=plan.seed, seeds=(clip.seed,), times_s=times_s)
+    return plan.method.prepare(batch)
+
+
+def boxes_of(batch: Batch, view: int) -> list[Boxes] | None:
+    """Return the boxes that the method's task has in each frame of a view of the first clip.
+
+    ``boxes`` are those of each view, ``(B, V, N, 4)``, if ``boxes_valid`` says which of them stand;
+    else those of N things in each frame of the only view, ``(B, N, T, 4)``.
+    """
+    if "boxes" not in batch.targets:
+        return None
+    boxes = batch.targets["boxes"][0].double().numpy()
+    if "boxes_valid" in batch.targets:
+        standing = boxes[view][batch.targets["boxes_valid"][0, view].numpy()]
+        return [standing] * batch.views[view].shape[2]
+    return [boxes[:, frame] for frame in range(boxes.shape[1])]
+
+
+def _in_colour(view_BCTHW: Tensor) -> NDArray[np.uint8]:
+    shown_CTHW = view_BCTHW[0].mul(STD).add(MEAN).clamp(0, 1).mul(255).round()
     return shown_CTHW.permute(1, 2, 3, 0).to(torch.uint8).numpy()
 
 
@@ -293,8 +325,9 @@ def facts_of(row: VideoFacts) -> str:
 
 def _ssl_views(sample: ClipSample, plan: Pretrain) -> list[SheetView]:
     drawn = []
+    batch = prepared(sample, plan)
     for found in _views(sample):
-        frames = augmented(sample, found.view, plan.augment)
+        frames = _in_colour(batch.views[found.view])
         times_s = [float(t) for t in sample.times_s[found.view]]
         drawn.append(
             SheetView(
@@ -305,6 +338,7 @@ def _ssl_views(sample: ClipSample, plan: Pretrain) -> list[SheetView]:
                 crop_box(sample, found.view, plan.augment)[0],
                 list(frames),
                 times_s,
+                boxes=boxes_of(batch, found.view),
             )
         )
     return drawn

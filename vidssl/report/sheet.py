@@ -51,6 +51,7 @@ class SheetView:
     ``source`` is a frame as decoded, ``crop`` the normalised part ``(4,)`` of it that is kept;
     ``frames`` are what the method sees, at ``times_s``. ``people`` are boxes ``(N, 4)`` in the
     source frame, ``carried`` the same in frame number ``marked``, and ``said`` what each does.
+    ``boxes`` are those of the method's own task in each of ``frames``.
     """
 
     title: str
@@ -64,6 +65,7 @@ class SheetView:
     carried: Boxes | None = None
     marked: int = -1
     said: Sequence[str] = ()
+    boxes: Sequence[Boxes] | None = None
 
 
 @dataclass(frozen=True)
@@ -140,11 +142,15 @@ def _heading(title: str, subtitle: str, blocks: Sequence[SheetBlock]) -> NDArray
         x = _named(axes, x + 0.4, f"{view.title}, and its frames")
     axes.vlines([x + 0.02], 0, 1, color=KEY, linewidth=0.9)
     x = _named(axes, x + 0.1, "key frame of the file")
-    if any(view.people is not None for view in views):
+    signs = {
+        "person as annotated": any(view.people is not None for view in views),
+        "box of the method's task": any(view.boxes is not None for view in views),
+    }
+    for words in (words for words, is_there in signs.items() if is_there):
         axes.add_patch(
             Rectangle((x, 0.1), 0.2, 0.8, facecolor=PERSON, edgecolor="black", linewidth=0.8)
         )
-        _named(axes, x + 0.28, "person as annotated")
+        x = _named(axes, x + 0.28, words)
     return paper.pixels()
 
 
@@ -243,6 +249,8 @@ def _strip(paper: _Paper, top: float, height: float, view: SheetView, colour: st
         if index == view.marked:
             _people(axes, view.frames[index], view.carried)
             style = {"color": INK, "weight": "bold"}
+        if view.boxes is not None:
+            _people(axes, view.frames[index], view.boxes[index])
         time = f"{view.times_s[index]:.2f} s"
         paper.text(x, top + high + TIMES / 2, time, size=SMALL, **style)
     top += _fitted(view.frames[0], CELL, SOURCE_TALL)[1] + TIMES
