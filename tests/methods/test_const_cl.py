@@ -338,9 +338,9 @@ def test_both_ends_the_trunk_and_the_reconstructor_are_trained_each_by_its_loss(
 def test_what_is_logged_has_the_names_of_all_methods() -> None:
     health = {"positive_similarity", "negative_similarity", "top1", "feature_std", "effective_rank"}
     net = method()
-    watched = net(config().prepare(batch())).scalars
+    watched = net(config().prepare(batch(8))).scalars
     assert watched.keys() == {"global_loss", "local_loss"} | health
-    unwatched = net(config().prepare(batch(watched=False))).scalars
+    unwatched = net(config().prepare(batch(8, watched=False))).scalars
     assert unwatched.keys() == {"global_loss", "local_loss"}
 
 

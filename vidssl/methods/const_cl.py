@@ -184,7 +184,7 @@ def regions(map_BCTHW: Tensor, boxes_BN4: Tensor) -> Tensor:
     shifted = (boxes_BN4 * scale + 0.5).to(key_BCHW.dtype)  # aligned takes the half off again
     with torch.autocast(key_BCHW.device.type, enabled=False):
         crops: Tensor = roi_align(key_BCHW, list(shifted), BINS, sampling_ratio=1, aligned=True)
-    return crops.mean(dim=(2, 3)).unflatten(0, boxes_BN4.shape[:2])
+    return crops.mean(dim=(2, 3)).view(*boxes_BN4.shape[:2], -1)
 
 
 Two = tuple[Tensor, Tensor]
