@@ -28,7 +28,7 @@ from torch import Tensor
 from vidssl.backbones import Encoder
 from vidssl.methods import Batch, MethodConfig, SSLMethod, StepOutput
 from vidssl.nn.heads import mlp
-from vidssl.nn.health import between
+from vidssl.nn.health import between, spread
 from vidssl.nn.momentum import annealed, follow, frozen_copy
 
 
@@ -81,11 +81,15 @@ class BYOL(SSLMethod):
         """Return the loss of all ordered pairs; the average moves before the targets are made."""
         self._follow()
         targets = [self._target(clips) for clips in batch.views]
-        predictions = [self.predictor(self.projector(self.encoder(c))) for c in batch.views]
+        projections = [self.projector(self.encoder(clips)) for clips in batch.views]
+        predictions = [self.predictor(projected) for projected in projections]
         pairs = permutations(range(len(batch.views)), 2)
         losses = [distance(predictions[i], targets[j]) for i, j in pairs]
         loss = torch.stack(losses).sum() / (len(batch.views) - 1)
-        return StepOutput(loss, between(predictions[0], targets[1]) if batch.watched else {})
+        if not batch.watched:
+            return StepOutput(loss)
+        # What is spread are projections: predictions begin as one for all, and that is no collapse.
+        return StepOutput(loss, between(predictions[0], targets[1]) | spread(projections[0]))
 
     def after_step(self, progress: float) -> None:
         """Set the momentum of the next step."""
