@@ -16,7 +16,7 @@ Tensor suffixes: B clips, K patches, T frames, C, D features, T', H and W steps 
 """
 
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -68,7 +68,7 @@ class Config(MethodConfig):
 class CtP(SSLMethod):
     """One clip, an encoder, and a head that follows each box of the first frame."""
 
-    num_views: ClassVar[int] = 1
+    num_views = 1
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__()
@@ -115,7 +115,8 @@ class CtP(SSLMethod):
         B, K = first_BK4.shape[:2]
         steps = dense_BDTHW.shape[2]
         summed = changes.view(B, steps, K, -1, 4).transpose(1, 2).flatten(2, 3).cumsum(dim=2)
-        return summed - summed[:, :, :1]
+        moved: Tensor = summed - summed[:, :, :1]
+        return moved
 
     def _regions(self, dense_BDTHW: Tensor, first_BK4: Tensor, clips_BCTHW: Tensor) -> Tensor:
         """Return what the first frame's boxes cover in each step, ``(B * T' * K, D * 25)``."""
@@ -124,7 +125,8 @@ class CtP(SSLMethod):
         cells = first_BK4.new_tensor([width, height, width, height]) / self.encoder.spatial_stride
         boxes = (first_BK4 * cells).repeat_interleave(steps, dim=0)
         frames = dense_BDTHW.transpose(1, 2).flatten(0, 1).float()
-        return roi_align(frames, list(boxes), ROI, sampling_ratio=2, aligned=True).flatten(1)
+        cells_NDRR: Tensor = roi_align(frames, list(boxes), ROI, sampling_ratio=2, aligned=True)
+        return cells_NDRR.flatten(1)
 
 
 def encode(boxes_BKT4: Tensor) -> Tensor:
@@ -149,7 +151,9 @@ def decode(codes_BKT4: Tensor, first_BK4: Tensor) -> Tensor:
 def centre_error(found_BKT4: Tensor, wanted_BKT4: Tensor) -> Tensor:
     """Return how far off centres are in the last frame, over how far off unmoved ones would be."""
     off = (found_BKT4 - wanted_BKT4)[:, :, -1, :2].norm(dim=-1).mean()
-    return off / wanted_BKT4[:, :, -1, :2].norm(dim=-1).mean().clamp(min=1e-6)
+    stays: Tensor = wanted_BKT4[:, :, -1, :2].norm(dim=-1).mean().clamp(min=1e-6)
+    error: Tensor = off / stays
+    return error
 
 
 def _centres_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:

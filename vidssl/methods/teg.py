@@ -71,7 +71,7 @@ class Config(MethodConfig):
 class TeG(SSLMethod):
     """View 0 is the long clip, view 1 the short one; a head for moments and one for the whole."""
 
-    num_views: ClassVar[int] = 2
+    num_views = 2
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__()
