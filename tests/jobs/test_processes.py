@@ -204,7 +204,7 @@ def test_two_processes_pretrain_together_and_log_once(
     run = tmp_path / "run"
     both = start(
         *("pretrain", tiny["pretrain"], "--videos", playground / "videos", "--out", run),
-        *("--gpus", 2, "--json", tmp_path / "result.json"),
+        *("--gpus", 2, "--set", "optim.batch=4", "--json", tmp_path / "result.json"),
     )
     assert both.end() == 0, both.told
     told = json.loads((tmp_path / "result.json").read_text())
@@ -238,7 +238,7 @@ def test_two_processes_are_stopped_together_and_one_can_continue(
 ) -> None:
     command = (
         *("pretrain", tiny["pretrain"], "--videos", index, "--out", tmp_path / "run"),
-        *("--steps", 12),
+        *("--steps", 12, "--set", "optim.batch=4"),
     )
     stopped_by_ctrl_c(start(*command, "--gpus", 2), "training, loss")
     again = cli(*command)

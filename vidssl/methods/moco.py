@@ -211,9 +211,10 @@ def _sees_the_batch(net: nn.Module) -> bool:
 
 
 def _few(clips: int, groups: int) -> str:
+    each = f" on each of {world_size()} processes" if world_size() > 1 else ""
     return (
         f"moco encodes keys in {groups} group{'s' * (groups > 1)} a process with BatchNorm "
-        f"statistics of their own, and needs at least {2 * groups} clips a step, found {clips}; "
-        "raise optim.batch or lower method.key_groups, or set method.shuffle to false where the "
+        f"statistics of their own, and needs at least {2 * groups} clips a step, found {clips}"
+        f"{each}; raise optim.batch or lower method.key_groups, or set method.shuffle to false where the "
         "backbone's norm does not see the batch"
     )
