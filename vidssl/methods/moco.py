@@ -215,6 +215,6 @@ def _few(clips: int, groups: int) -> str:
     return (
         f"moco encodes keys in {groups} group{'s' * (groups > 1)} a process with BatchNorm "
         f"statistics of their own, and needs at least {2 * groups} clips a step, found {clips}"
-        f"{each}; raise optim.batch or lower method.key_groups, or set method.shuffle to false where the "
-        "backbone's norm does not see the batch"
+        f"{each}; raise optim.batch or lower method.key_groups, or set method.shuffle to false "
+        "where the backbone's norm does not see the batch"
     )
