@@ -416,3 +416,19 @@ def test_blocks_of_attention_can_stand_in_every_family() -> None:
             "res4.nonlocal3",
             "res4.nonlocal5",
         ], family
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("form", ["clip", "detection"])
+def test_without_the_stem_s_pooling_maps_are_twice_as_fine_from_the_same_weights(
+    family: type[ResNetConfig], form: str
+) -> None:
+    pooled = family(**NARROW, form=form).build().eval()
+    fine = family(**NARROW, form=form, stem_pool=False).build().eval()
+    fine.load_state_dict(pooled.state_dict())
+    assert fine.spatial_stride * 2 == pooled.spatial_stride
+    clips = torch.randn(1, 3, 8, 64, 64)
+    with torch.no_grad():
+        coarse_map, fine_map = pooled.maps(clips), fine.maps(clips)
+    assert fine_map.shape[3:] == (64 // fine.spatial_stride,) * 2
+    assert fine_map.shape[:3] == coarse_map.shape[:3]

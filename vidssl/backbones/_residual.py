@@ -81,6 +81,9 @@ class ResNetConfig(BackboneConfig, ABC):
     block: Block = "bottleneck"
     form: Form = "clip"
     """``detection`` dilates res5 instead of striding; it has the clip form's weights."""
+    stem_pool: bool = True
+    """Whether the stem ends in a pooling that halves both sides; without it all maps are twice as
+    fine, from the same weights, for about four times the work."""
     norm: NormConfig = NormConfig()
     non_local: NonLocalConfig | None = None
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -223,12 +226,15 @@ class Trunk(Encoder):
         """Make fresh weights."""
         super().__init__()
         self.features = outputs_of(plan.config.block, plan.width, 5)
-        self.spatial_stride = spatial_stride(plan.config.form)
+        self.spatial_stride = spatial_stride(plan.config)
         self.temporal_stride = plan.stem_stride * plan.pool_frames
         self.trunk = pathway(plan)
 
     def maps(self, clips_BCTHW: Tensor) -> Tensor:
-        """Return res5's map, ``(B, F, T', H/32, W/32)``, or H/16 and W/16 in the detection form."""
+        """Return res5's map, ``(B, F, T', H/32, W/32)``, or H/16 and W/16 in the detection form.
+
+        Half as coarse without ``stem_pool``.
+        """
         map_: Tensor = self.trunk(clips_BCTHW)
         return map_
 
@@ -328,7 +334,10 @@ def pathway(plan: Plan) -> nn.Sequential:
 
 
 def stem(plan: Plan) -> nn.Sequential:
-    """Return the first layers, ``(B, 3, T, H, W) -> (B, width, T', H/4, W/4)``."""
+    """Return the first layers, ``(B, 3, T, H, W) -> (B, width, T', H/4, W/4)``.
+
+    H/2 and W/2 without ``stem_pool``.
+    """
     width, stride = plan.width, (plan.stem_stride, 2)
     if plan.stem == "deep":
         half = max(1, width // 2)
@@ -339,9 +348,11 @@ def stem(plan: Plan) -> nn.Sequential:
         ]
     else:
         layers = _normed(plan, None, conv(RGB, width, (plan.kernels[0], 7), stride=stride))
-    pool = nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+    if plan.config.stem_pool:
+        pool = nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+        layers.append(("pool", pool))
     kind = Recomputed if plan.config.activation_checkpointing else nn.Sequential
-    return kind(OrderedDict([*layers, ("pool", pool)]))
+    return kind(OrderedDict(layers))
 
 
 def stage(plan: Plan, number: int) -> nn.Sequential:
@@ -436,9 +447,10 @@ def outputs_of(block: Block, width: int, stage: int) -> int:
     return width if stage == 1 else EXPANSION[block] * width * 2 ** (stage - 2)
 
 
-def spatial_stride(form: Form) -> int:
+def spatial_stride(config: ResNetConfig) -> int:
     """Return the pixels a side that a cell of the last map covers."""
-    return 32 if form == "clip" else 16
+    pooled = 2 if config.stem_pool else 1
+    return pooled * (16 if config.form == "clip" else 8)
 
 
 def require_blocks(key: str, counts: Counts | None, depths: Depths) -> None:

@@ -61,7 +61,7 @@ class R3D(Encoder):
         super().__init__()
         plan = config.plan()
         self.features = residual.outputs_of(config.block, config.width, 5)
-        self.spatial_stride = residual.spatial_stride(config.form)
+        self.spatial_stride = residual.spatial_stride(config)
         self.temporal_stride = plan.stem_stride
         self.spares_weights = config.local_branch
         self.maps_from = config.maps_from

@@ -108,7 +108,7 @@ class SlowFast(Encoder):
         )
         fast = residual.Plan(config, config.fast_kernels_by_block(), fast_width)
         self.features = residual.outputs_of(config.block, config.width, 5) + fast_outputs[-1]
-        self.spatial_stride = residual.spatial_stride(config.form)
+        self.spatial_stride = residual.spatial_stride(config)
         self.temporal_stride = config.alpha
         self.alpha = config.alpha
         self.slow, self.fast = residual.pathway(slow), residual.pathway(fast)
