@@ -65,10 +65,9 @@ def consistency(q_BD: Tensor, p_BD: Tensor, negatives_KD: Tensor, temperature: f
         negatives_KD = negatives_KD.float()
         log_p = F.log_softmax(p_BD.float() @ negatives_KD.T / temperature, dim=1)
         log_q = F.log_softmax(q_BD.float() @ negatives_KD.T / temperature, dim=1)
-        return symmetric_kl(log_p, log_q)
+        return symmetric_kl(log_p, log_q).mean()
 
 
 def symmetric_kl(log_p_BK: Tensor, log_q_BK: Tensor) -> Tensor:
-    """Return the mean over B of half the sum of both divergences, from logs of probabilities."""
-    each_B = ((log_p_BK.exp() - log_q_BK.exp()) * (log_p_BK - log_q_BK)).sum(dim=1) / 2
-    return each_B.mean()
+    """Return half the sum of both divergences, ``(B,)``, from logs of probabilities; any B."""
+    return ((log_p_BK.exp() - log_q_BK.exp()) * (log_p_BK - log_q_BK)).sum(dim=-1) / 2
