@@ -64,9 +64,8 @@ def test_the_loss_is_the_sum_over_both_directions_of_a_slow_softmax(mean_colour:
     cvrl = method(mean_colour(), temperature=0.3)
     one, two = clips(5), clips(5)
     with torch.no_grad():
-        first, second = (
-            F.normalize(cvrl.projector(cvrl.encoder(view)), dim=1) for view in (one, two)
-        )
+        z = F.normalize(cvrl.projector(cvrl.encoder(torch.cat([one, two]))), dim=1)
+        first, second = z.chunk(2)
     assert cvrl(Batch((one, two))).loss.item() == pytest.approx(
         slow_loss(first, second, 0.3), rel=1e-5
     )
@@ -78,6 +77,18 @@ def test_collapsed_features_cost_what_a_blind_guess_does(count: int, mean_colour
     nn.init.zeros_(cvrl.projector.get_parameter(LAST))  # leaves the bias, the same for all
     loss = cvrl(Batch((clips(count), clips(count)))).loss.item()
     assert loss == pytest.approx(2 * math.log(2 * count - 1), rel=1e-5)
+
+
+def test_both_views_share_the_statistics_of_each_norm(normed: Build) -> None:
+    torch.manual_seed(0)
+    cvrl = method(normed(), hidden=8, dim=4)
+    one, two = clips(4), 3 * clips(4) + 1
+    loss = cvrl(Batch((one, two))).loss.item()
+    with torch.no_grad():
+        z = F.normalize(cvrl.projector(cvrl.encoder(torch.cat([one, two]))), dim=1)
+        apart = [F.normalize(cvrl.projector(cvrl.encoder(view)), dim=1) for view in (one, two)]
+    assert loss == pytest.approx(slow_loss(z[:4], z[4:], 0.1), rel=1e-5)
+    assert abs(loss - slow_loss(*apart, 0.1)) > 0.1
 
 
 def test_neither_the_order_of_views_nor_that_of_clips_matters(normed: Build) -> None:

@@ -239,7 +239,8 @@ def test_without_the_fine_term_the_loss_is_the_contrast_of_whole_clips(mean_colo
     teg = method(mean_colour(), fine_weight=0.0)
     given = batch()
     assert teg.persistent is not None
-    one, two = (F.normalize(teg.persistent(teg.encoder(view)), dim=1) for view in given.views)
+    z = F.normalize(teg.persistent(teg.encoder(torch.cat(given.views))), dim=1)
+    one, two = z.chunk(2)
     expected = nt_xent(one, two, 0.1).item()
     assert teg(given).loss.item() == pytest.approx(expected, rel=1e-6)
     assert teg(Batch(given.views)).loss.item() == pytest.approx(expected, rel=1e-6)  # no times

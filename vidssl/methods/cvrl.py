@@ -4,9 +4,10 @@ Qian et al., CVPR 2021, https://arxiv.org/abs/2008.03800. The recipe asks for wh
 consists of: ``sampling: {starts: interval}``, and its augmentation, drawn once a clip.
 
 The loss is that of the paper's released code: the sum of the two directions, each a mean over
-clips, with both views of all other clips as negatives. Differences: statistics are those of all
-processes in the projector always, in the backbone with ``norm: sync``. On nested clips, which TeG
-samples, this is TeG's persistent part alone.
+clips, with both views of all other clips as negatives. As there, both views go through the network
+as one batch and share the statistics of each norm. Differences: statistics are those of all
+processes in the projector always, in the backbone with ``norm: sync``; and linear layers start as
+PyTorch starts them. On nested clips, which TeG samples, this is TeG's persistent part alone.
 
 Options of other papers: Un-Mix (``vidssl.augment.mixing``) mixes the first clip, CO2
 (``vidssl.nn.co2``) takes the other clips of the batch as its negatives, in each direction.
@@ -17,6 +18,7 @@ Tensor suffixes: B clips of this process, D projected features.
 from functools import partial
 from typing import ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
@@ -75,7 +77,7 @@ class CVRL(SSLMethod):
     def forward(self, batch: Batch) -> StepOutput:
         """Return the loss, summed over the two directions."""
         config = self.config
-        one_BD, two_BD = (self._project(clips) for clips in batch.views)
+        one_BD, two_BD = self._project(torch.cat(batch.views)).chunk(2)
         contrast = partial(nt_xent, two_BD=two_BD, temperature=config.temperature)
         loss = contrast(one_BD)
         scalars: dict[str, Tensor] = {}

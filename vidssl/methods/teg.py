@@ -7,7 +7,8 @@ embeddings of the two clips. No code is released. Not from the paper, and so opt
 doubt: lengths and strides of the clips (``sampling.strides``), the weight of the terms
 (``fine_weight``), whether distant moments of the same video are negatives
 (``same_video_negatives``), the interpolation between steps, the widths of the heads (the
-persistent one is CVRL's), and the mean over time as the global embedding.
+persistent one is CVRL's), the mean over time as the global embedding, and that both clips share the
+statistics of each norm, as in CVRL's code.
 
 A step of the map stands at the time of input frame ``step * temporal_stride``, where strided
 convolutions with PyTorch's symmetric padding are centred. Networks that pool frames or pick them
@@ -18,6 +19,7 @@ Tensor suffixes: B clips of this process, G of all processes, S steps of one cli
 other's, D projected features, F the encoder's, T frames, H and W pixels, V views.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -92,27 +94,28 @@ class TeG(SSLMethod):
             RecipeError: if the encoder leaves fewer than two steps of a clip.
             ValueError: if the batch does not say when its frames stand in their videos.
         """
-        maps = [self.encoder.maps(clips) for clips in batch.views]
+        both = self.encoder.maps(torch.cat(batch.views))  # one batch for all norms, as in CVRL
+        maps = both.chunk(2)
         terms: dict[str, Tensor] = {}
         watched: dict[str, Tensor] = {}
         if self.fine is not None:
             times = _step_times(batch, maps, self.encoder.temporal_stride)
-            steps = [unit_steps(self.fine, map_) for map_ in maps]
+            steps = unit_steps(self.fine, both).chunk(2)
             near_s = _longest_gap(times[0])
             terms["fine"] = self._fine(steps, times, near_s)
-            wholes = [z_BSD.mean(dim=1) for z_BSD in steps]
+            one_BD, two_BD = (z_BSD.mean(dim=1) for z_BSD in steps)
             watched |= _over_time(steps[0].detach()) if batch.watched else {}
         if self.persistent is not None:
-            wholes = [self.persistent(map_.mean(dim=(2, 3, 4))) for map_ in maps]
-            wholes = [F.normalize(z_BD.float(), dim=1) for z_BD in wholes]
-            terms["persistent"] = nt_xent(wholes[0], wholes[1], self.config.temperature)
+            z = self.persistent(both.mean(dim=(2, 3, 4)))
+            one_BD, two_BD = F.normalize(z.float(), dim=1).chunk(2)
+            terms["persistent"] = nt_xent(one_BD, two_BD, self.config.temperature)
         if batch.watched:
-            watched |= between(wholes[0].detach(), wholes[1].detach())
+            watched |= between(one_BD.detach(), two_BD.detach())
         weights = {"fine": self.config.fine_weight, "persistent": 1 - self.config.fine_weight}
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         return StepOutput(loss, {name: term.detach() for name, term in terms.items()} | watched)
 
-    def _fine(self, steps: list[Tensor], times: list[Tensor], near_s: Tensor) -> Tensor:
+    def _fine(self, steps: Sequence[Tensor], times: list[Tensor], near_s: Tensor) -> Tensor:
         """Return the fine term: the short clip's steps ask the long clip, and the other way."""
         both = zip((1, 0), (0, 1), strict=True)
         return torch.stack(
@@ -190,7 +193,7 @@ def aligned_nce(
         return (each * counts).sum() * world_size() / total
 
 
-def _step_times(batch: Batch, maps: list[Tensor], stride: int) -> list[Tensor]:
+def _step_times(batch: Batch, maps: Sequence[Tensor], stride: int) -> list[Tensor]:
     """Return when the steps of each view's map stand, ``(B, S)``, seconds in float64."""
     if len(batch.times_s) != len(maps):
         raise ValueError(f"expected the times of {len(maps)} views, got {len(batch.times_s)}")
