@@ -75,6 +75,16 @@ def test_the_memory_of_the_released_size_is_245_cells_with_their_positions() -> 
     assert torch.allclose(cell[40:], whole.space(torch.tensor([-2.0, 3.0])), atol=1e-6)
 
 
+def test_positions_are_from_the_middle_of_a_map_with_an_even_side_too() -> None:
+    whole = Reconstructor(32)
+    memory = whole.memory(torch.randn(1, 32, 8, 4, 6))
+    # Cell 2 * 24 + 1 * 6 + 5 is the key step, row 1 of 4 and column 5 of 6.
+    cell = memory[0, 2 * 24 + 1 * 6 + 5]
+    assert torch.allclose(cell[32:40], whole.time(torch.tensor([0.0])), atol=1e-6)
+    assert torch.allclose(cell[40:], whole.space(torch.tensor([-0.5, 2.5])), atol=1e-6)
+    assert torch.allclose(memory[0, 2 * 24, 40:], whole.space(torch.tensor([-1.5, -2.5])))
+
+
 def test_a_unit_equals_the_formula_written_out() -> None:
     torch.manual_seed(0)
     unit = Unit(5, 6, 4).double()

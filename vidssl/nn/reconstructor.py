@@ -55,15 +55,15 @@ class Reconstructor(nn.Module):
     def memory(self, map_BCTHW: Tensor) -> Tensor:
         """Return the cells of the context with their positions, ``(B, M, C + 16)``.
 
-        Positions are whole cells from the middle of the picture and whole steps from the key step.
+        Positions are cells from the middle of the picture and whole steps from the key step.
         """
         _, _, frames, height, width = map_BCTHW.shape
         steps = context(frames)
         cells = map_BCTHW[:, :, steps]
         axes = [
-            torch.tensor(steps) - frames // 2,
-            torch.arange(height) - height // 2,
-            torch.arange(width) - width // 2,
+            torch.tensor(steps) - float(frames // 2),
+            torch.arange(height) - (height - 1) / 2,
+            torch.arange(width) - (width - 1) / 2,
         ]
         grid_M3 = torch.cartesian_prod(*axes).to(map_BCTHW)
         position_MP = torch.cat([self.time(grid_M3[:, :1]), self.space(grid_M3[:, 1:])], dim=1)
