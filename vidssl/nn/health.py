@@ -63,11 +63,11 @@ def between(one_BD: Tensor, two_BD: Tensor) -> dict[str, Tensor]:
     positive_B = similarity.diagonal()
     if len(one_BD) == 1:
         return {"positive_similarity": positive_B.mean()}
-    others = ~torch.eye(len(one_BD), dtype=torch.bool, device=one_BD.device)
-    best_B = similarity.masked_fill(~others, -2.0).amax(dim=1)
+    best_B = similarity.clone().fill_diagonal_(-2.0).amax(dim=1)
+    of_others = similarity.sum() - positive_B.sum()
     return {
         "positive_similarity": positive_B.mean(),
-        "negative_similarity": similarity[others].mean(),
+        "negative_similarity": of_others / (len(one_BD) * (len(one_BD) - 1)),
         "top1": (positive_B > best_B).float().mean(),
         **spread(one_BD),
     }
