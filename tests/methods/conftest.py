@@ -2,9 +2,11 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from vidssl.backbones import Encoder
-
-InTwo = Callable[..., list[str]]
 
 
 class MeanColour(Encoder):
@@ -55,7 +55,7 @@ def normed() -> Callable[[], Encoder]:
     return Normed
 
 
-STEP = """
+STEPS = """
 import json
 import sys
 
@@ -63,14 +63,20 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from vidssl.methods import Batch
-from vidssl.nn.distributed import joined, local_rows, rank, world_size
+from vidssl.nn.distributed import joined, local_rows, world_size
 from vidssl.section import choose
 
-about = json.loads(sys.argv[1])
-if about["double"]:
-    torch.set_default_dtype(torch.float64)
-    torch.Tensor.float = torch.Tensor.double  # losses ask for no less than single precision
-with joined():
+single = torch.Tensor.float
+
+
+def set_precision(double):
+    torch.set_default_dtype(torch.float64 if double else torch.float32)
+    # Losses ask for no less than single precision.
+    torch.Tensor.float = torch.Tensor.double if double else single
+
+
+def step(about):
+    set_precision(about["double"])
     torch.manual_seed(0)
     encoder = choose("vidssl.backbones", about["backbone"]).build()
     config = choose("vidssl.methods", about["method"])
@@ -101,15 +107,92 @@ with joined():
         losses = [output.loss.detach()]
     trained = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
     gradients = {name: grad.flatten().tolist() for name, grad in trained.items()}
-    print(json.dumps({"loss": sum(map(float, losses)) / len(losses), "gradients": gradients}))
+    return {"loss": sum(map(float, losses)) / len(losses), "gradients": gradients}
+
+
+with joined():
+    for asked in sys.stdin:
+        print(json.dumps(step(json.loads(asked))), flush=True)
 """
-"""One step on this process's share of a batch; prints the mean loss and the gradients."""
+"""For each line, a step on this process's share of a batch; prints the mean loss and gradients."""
+
+PATIENCE_S = 120.0
+
+
+class Trio:
+    """A process of its own and a group of two, kept from test to test: starting them takes long."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.running: list[subprocess.Popen[str]] = []
+
+    def step(self, about: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return what the step gives in one process, in the first of two and in the second."""
+        if not self.running:
+            self._start()
+        patience = threading.Timer(PATIENCE_S, self._kill)
+        patience.start()
+        try:
+            for process in self.running:
+                assert process.stdin is not None
+                print(json.dumps(about), file=process.stdin, flush=True)
+            said = [self._line(process) for process in self.running]
+        except BaseException:
+            self.stop()  # the next test begins with fresh ones
+            raise
+        finally:
+            patience.cancel()
+        return [json.loads(line) for line in said]
+
+    def stop(self) -> None:
+        self._kill()
+        for process in self.running:
+            process.communicate()
+        self.running = []
+
+    def _start(self) -> None:
+        (self.folder / "steps.py").write_text(STEPS)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for number, of in enumerate([{}, {**group, "RANK": "0"}, {**group, "RANK": "1"}]):
+            with (self.folder / f"stderr{number}").open("w") as stderr:
+                self.running.append(
+                    subprocess.Popen(
+                        [sys.executable, str(self.folder / "steps.py")],
+                        env={**os.environ, **of, "OMP_NUM_THREADS": "1"},
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=stderr,
+                        text=True,
+                    )
+                )
+
+    def _line(self, process: subprocess.Popen[str]) -> str:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            self._kill()
+            complaints = [path.read_text() for path in sorted(self.folder.glob("stderr*"))]
+            pytest.fail("\n\n".join(complaints))
+        return line
+
+    def _kill(self) -> None:
+        for process in self.running:
+            process.kill()
+
+
+@pytest.fixture(scope="session")
+def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
+    """Processes that do one step after another."""
+    processes = Trio(tmp_path_factory.mktemp("trio"))
+    yield processes
+    processes.stop()
 
 
 @pytest.fixture
-def two_processes_equal_one(
-    in_two_processes: InTwo, alone: Callable[..., str]
-) -> Callable[..., None]:
+def two_processes_equal_one(trio: Trio) -> Callable[..., None]:
     """Check that two processes have the loss and the gradients of one, to 1e-5 of the largest.
 
     The largest of a weight's own; where its terms cancel, as those of a bias before another norm,
@@ -129,21 +212,19 @@ def two_processes_equal_one(
         targets: dict[str, Any] | None = None,
         double: bool = False,
     ) -> None:
-        about = json.dumps(
-            {
-                "method": method,
-                "backbone": backbone,
-                "clips": clips,
-                "views": views,
-                "frames": frames,
-                "side": side,
-                "strides": strides,
-                "targets": targets or {},
-                "double": double,
-            }
-        )
-        one = json.loads(alone(STEP, about))
-        for two in map(json.loads, in_two_processes(STEP, about)):
+        about = {
+            "method": method,
+            "backbone": backbone,
+            "clips": clips,
+            "views": views,
+            "frames": frames,
+            "side": side,
+            "strides": strides,
+            "targets": targets or {},
+            "double": double,
+        }
+        one, *both = trio.step(about)
+        for two in both:
             assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
             assert two["gradients"].keys() == one["gradients"].keys()
             assert two["gradients"]
@@ -155,18 +236,3 @@ def two_processes_equal_one(
                 assert (np.abs(found - wanted) <= allowed).all(), name
 
     return check
-
-
-@pytest.fixture
-def alone(tmp_path: Path) -> Callable[..., str]:
-    """Run a script as one process of its own, and return what it printed."""
-
-    def run(script: str, *arguments: object) -> str:
-        (tmp_path / "alone.py").write_text(script)
-        command = [sys.executable, str(tmp_path / "alone.py"), *map(str, arguments)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-        assert said.returncode == 0, said.stderr
-        return said.stdout
-
-    return run
