@@ -47,6 +47,16 @@ def test_a_sign_that_comes_and_goes_is_not_told() -> None:
     assert [a for _ in range(5) for s in (sick, sick, HEALTHY) for a in alarms.note(s)] == []
 
 
+def test_steps_that_log_something_else_neither_make_nor_break_a_sign() -> None:
+    alarms = Alarms("")
+    sick, looked_at = {**HEALTHY, "feature_std": 0.0}, {"grad_norm": 1.0, "knn_video": 0.5}
+    told = [
+        alarm.name for _ in range(PATIENCE) for s in (looked_at, sick) for alarm in alarms.note(s)
+    ]
+    assert told == ["collapse"]
+    assert names(alarms, looked_at, 10) == []
+
+
 def test_constant_features_are_told_of_with_the_method_s_own_weakness() -> None:
     same = torch.ones(8, 4)
     scalars = {name: float(value) for name, value in between(same, same).items()}

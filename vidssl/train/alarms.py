@@ -1,7 +1,8 @@
 """Signs in the logged scalars that a self-supervised training goes wrong, put into words.
 
 The scalars are those of ``vidssl.nn.health``. A sign must show in ``PATIENCE`` logged steps one
-after the other before it is told, and is told again only after it had gone.
+after the other before it is told, and is told again only after it had gone. Steps that do not log
+what a sign is read from neither make nor break it.
 """
 
 import math
@@ -34,7 +35,9 @@ class Alarms:
     def note(self, scalars: Mapping[str, float]) -> list[Alarm]:
         """Return what is to be told of a further logged step."""
         told = []
-        for name, sign in _SIGNS.items():
+        for name, (needed, sign) in _SIGNS.items():
+            if not needed <= scalars.keys():
+                continue
             found = sign(scalars, self.causes)
             self._seen[name] = self._seen.get(name, 0) + 1 if found else 0
             if found and self._seen[name] == PATIENCE:
@@ -53,7 +56,7 @@ def _collapse(scalars: Mapping[str, float], causes: str) -> str:
 
 
 def _line(scalars: Mapping[str, float], causes: str) -> str:
-    rank = scalars.get("effective_rank", math.inf)
+    rank = scalars["effective_rank"]
     if rank >= FLAT_RANK or _collapse(scalars, causes):
         return ""
     return (
@@ -63,7 +66,7 @@ def _line(scalars: Mapping[str, float], causes: str) -> str:
 
 
 def _too_easy(scalars: Mapping[str, float], causes: str) -> str:
-    alike, first = scalars.get("positive_similarity", 0.0), scalars.get("top1", 0.0)
+    alike, first = scalars["positive_similarity"], scalars["top1"]
     if alike < SAME or first < AT_ONCE or _collapse(scalars, causes):
         return ""
     return (
@@ -74,14 +77,15 @@ def _too_easy(scalars: Mapping[str, float], causes: str) -> str:
 
 
 def _no_gradient(scalars: Mapping[str, float], causes: str) -> str:
-    if scalars.get("grad_norm", 1.0) > 0:
+    if scalars["grad_norm"] > 0:
         return ""
     return f"nothing is learnt: the gradient is exactly 0. Likely: {causes}"
 
 
-_SIGNS: Mapping[str, Callable[[Mapping[str, float], str], str]] = {
-    "collapse": _collapse,
-    "line": _line,
-    "too easy": _too_easy,
-    "no gradient": _no_gradient,
+_SIGNS: Mapping[str, tuple[set[str], Callable[[Mapping[str, float], str], str]]] = {
+    "collapse": ({"feature_std"}, _collapse),
+    "line": ({"effective_rank"}, _line),
+    "too easy": ({"positive_similarity", "top1"}, _too_easy),
+    "no gradient": ({"grad_norm"}, _no_gradient),
 }
+"""Of each sign, the scalars that it is read from, and what puts it into words."""
