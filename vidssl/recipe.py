@@ -72,7 +72,7 @@ class MonitorConfig(Section):
     videos: NonNegativeInt = 64
     """How many; 0 does not look."""
     every: PositiveInt = 500
-    """Steps from one look to the next."""
+    """Steps from one look to the next; the first and the last step are looked at besides."""
 
 
 class Pretrain(Recipe):

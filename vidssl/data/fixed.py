@@ -3,7 +3,7 @@
 Tensor suffixes: N clips, C channels, T frames, S pixels a side.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,12 +27,19 @@ OF_A_CLASS = 4
 
 @dataclass(frozen=True)
 class FixedClips:
-    """Middle crops, ``clips`` ``(N, C, T, S, S)``, normalised; ``video`` and ``label``, ``(N,)``,
-    number their videos and classes, the latter -1 where it is not known."""
+    """Middle crops, ``clips`` ``(N, C, T, S, S)``, uint8, as they are kept through a training;
+    ``video`` and ``label``, ``(N,)``, number their videos and classes, the latter -1 where it is
+    not known."""
 
     clips: Tensor
     video: Tensor
     label: Tensor
+
+    def batches(self, size: int, device: torch.device) -> Iterator[Tensor]:
+        """Give ``size`` clips at a time on the device, normalised, as the networks want them."""
+        for start in range(0, len(self.clips), size):
+            pixels = self.clips[start : start + size].to(device).float().div_(255.0)
+            yield normalise(pixels)
 
 
 def read_fixed(
@@ -59,7 +66,7 @@ def read_fixed(
             label.append(class_)
     if not clips:
         return None
-    return FixedClips(normalise(torch.stack(clips)), torch.tensor(video), torch.tensor(label))
+    return FixedClips(torch.stack(clips), torch.tensor(video), torch.tensor(label))
 
 
 def choose_fixed(index: ClipIndex, classes: Mapping[Location, int], videos: int) -> dict[int, int]:
@@ -75,12 +82,13 @@ def choose_fixed(index: ClipIndex, classes: Mapping[Location, int], videos: int)
             by_class.setdefault(label, []).append(row)
     full = [label for label in sorted(by_class) if len(by_class[label]) >= OF_A_CLASS]
     if len(full) < 2 or videos < 2 * OF_A_CLASS:
-        return dict.fromkeys(_spaced(range(len(index)), videos), -1)
-    some = _spaced(full, videos // OF_A_CLASS)
-    return {row: label for label in some for row in _spaced(by_class[label], OF_A_CLASS)}
+        return dict.fromkeys(spaced(range(len(index)), videos), -1)
+    some = spaced(full, videos // OF_A_CLASS)
+    return {row: label for label in some for row in spaced(by_class[label], OF_A_CLASS)}
 
 
-def _spaced(rows: Sequence[int], count: int) -> list[int]:
+def spaced(rows: Sequence[int], count: int) -> list[int]:
+    """Return at most ``count`` of ``rows``, at equal distances."""
     count = min(count, len(rows))
     return [rows[int((n + 0.5) * len(rows) / count)] for n in range(count)]
 
@@ -90,7 +98,7 @@ def _middle(clip_THWC: Tensor, side_px: int) -> Tensor:
     view = geometry.scaled_crop(
         height, width, short_side_px=side_px, crop_px=side_px, across=0.5, down=0.5
     )
-    return geometry.apply(clip_THWC, view)
+    return geometry.cut(clip_THWC, view).transpose(0, 1)
 
 
 class _Clips(Samples[ClipPlan, ClipSample]):

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 
 from vidssl.data.clips import ClipReading
-from vidssl.data.fixed import FixedClips, choose_fixed, read_fixed
+from vidssl.data.fixed import OF_A_CLASS, FixedClips, choose_fixed, read_fixed, spaced
 from vidssl.methods import SSLMethod
 from vidssl.nn.distributed import rank
 from vidssl.nn.neighbours import same_class, same_video
@@ -21,30 +22,45 @@ from vidssl.video.storage import Location
 BATCH = 16
 
 
-def classes_of(listing: Listing) -> dict[Location, int]:
-    """Return the class of each video that the source gives exactly one."""
-    found: dict[Location, int] = {}
-    for row in listing.entries.select(["video", "labels"]).to_batches():
-        videos, labels = row.column("video"), row.column("labels")
-        for video, label in zip(videos.to_pylist(), labels.to_pylist(), strict=True):
-            if video is not None and label and len(label) == 1:
-                found[listing.videos[video]] = label[0]
-    return found
+def classes_of(listing: Listing, most: int) -> dict[Location, int]:
+    """Return the class of each video of at most ``most`` classes, at equal distances.
+
+    Of classes with enough videos to watch, and videos that the source gives exactly one class.
+    """
+    labels = listing.entries["labels"].combine_chunks()
+    lengths = np.asarray(labels.value_lengths().fill_null(0), dtype=np.int64)
+    entry_video = np.asarray(listing.entries["video"].fill_null(-1), dtype=np.int64)
+    video, label = np.repeat(entry_video, lengths), np.asarray(labels.flatten(), dtype=np.int64)
+    video, label = video[video >= 0], label[video >= 0]
+    lowest = np.full(len(listing.videos), np.iinfo(np.int64).max)
+    highest = np.full(len(listing.videos), -1)
+    np.minimum.at(lowest, video, label)
+    np.maximum.at(highest, video, label)
+    known = np.flatnonzero(lowest == highest)
+    counts = np.bincount(highest[known])
+    some = spaced(np.flatnonzero(counts >= OF_A_CLASS).tolist(), most)
+    chosen = known[np.isin(highest[known], some)]
+    return {listing.videos[n]: int(highest[n]) for n in chosen.tolist()}
 
 
 class Monitor:
     """Looks at the encoder every so many steps, on the first process alone."""
 
-    def __init__(self, plan: Pretrain, index: ClipIndex, classes: Mapping[Location, int]) -> None:
+    def __init__(self, plan: Pretrain, index: ClipIndex, listing: Listing) -> None:
         """Choose the videos; their clips are read when they are first wanted."""
         self.plan, self.index = plan, index
         self.clips: FixedClips | None = None
         self.wanted = rank() == 0 and plan.monitor.videos > 0
-        self.rows = choose_fixed(index, classes, plan.monitor.videos) if self.wanted else {}
+        self.rows = _rows(index, listing, plan.monitor.videos) if self.wanted else {}
 
     def __call__(self, trainer: Trainer) -> dict[str, float]:
-        """Return the scalars of this step; none where it is not one of those to look at."""
-        if not self.wanted or trainer.step % self.plan.monitor.every:
+        """Return the scalars of this step; none where it is not one of those to look at.
+
+        Those are every ``monitor.every``-th, and the first and the last to compare it with.
+        """
+        done = trainer.step
+        due = done % self.plan.monitor.every == 0 or done in {1, trainer.plan.steps}
+        if not self.wanted or not due:
             return {}
         if self.clips is None:
             self._read()
@@ -74,16 +90,20 @@ class Monitor:
         try:
             with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.half):
                 parts = [
-                    method.encoder(clips.to(trainer.device)).float().cpu()
-                    for clips in fixed.clips.split(BATCH)
+                    method.encoder(clips).float().cpu()
+                    for clips in fixed.batches(BATCH, trainer.device)
                 ]
         finally:
             method.encoder.train(training)
         features = torch.cat(parts)
         found = {"knn_video": float(same_video(features, fixed.video))}
-        if len(fixed.label[fixed.label >= 0].unique()) > 1:
+        if len(set(fixed.label.tolist()) - {-1}) > 1:
             found["knn_class"] = float(same_class(features, fixed.video, fixed.label))
         return found
+
+
+def _rows(index: ClipIndex, listing: Listing, videos: int) -> dict[int, int]:
+    return choose_fixed(index, classes_of(listing, videos // OF_A_CLASS), videos)
 
 
 def alarmed(

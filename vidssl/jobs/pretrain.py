@@ -21,7 +21,7 @@ from vidssl.jobs import _people as people_job
 from vidssl.jobs import _training as training
 from vidssl.jobs import index as index_job
 from vidssl.jobs import report
-from vidssl.jobs._monitor import Monitor, alarmed, classes_of
+from vidssl.jobs._monitor import Monitor, alarmed
 from vidssl.jobs._people import BoxFiles
 from vidssl.jobs.index import open_index
 from vidssl.methods import Batch, SSLMethod
@@ -95,7 +95,7 @@ def run(
         people = people_job.open_people(tables, index, boxes.time_origin)
         del tables
         trainer, dataset = _prepare(plan, index, people)
-        monitor = Monitor(plan, index, classes_of(listing))
+        monitor = Monitor(plan, index, listing)
         del listing
         if rank() == 0 and (account := index_job.account(index)) is not None:
             folder.event("source", **account)
