@@ -288,6 +288,26 @@ def test_a_batch_larger_than_the_set_is_told_of_or_filled_from_further_epochs(
     assert json.loads(result.stdout)["steps"] == 1
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("method={name: const_cl}", "needs an encoder with a global and a local branch"),
+        ("sampling.starts=interval", "interval is for methods of 2 views, this one has 3"),
+        ("augment.views=[{}, {}, {}, {}]", "method moco has 3 views, found 4"),
+    ],
+)
+def test_parts_that_do_not_fit_are_told_of_before_any_video_is_looked_at(
+    refused: Refused, tiny: dict[str, Path], tmp_path: Path, change: str, words: str
+) -> None:
+    run, absent = tmp_path / "run", tmp_path / "no_such_folder"
+    told = refused(
+        *("pretrain", tiny["pretrain"], "--videos", absent, "--out", run),
+        *("--set", "method.clips=3", "--set", change),
+    )
+    assert words in told
+    assert not run.exists()
+
+
 # --- watching
 
 

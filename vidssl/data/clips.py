@@ -165,6 +165,18 @@ def _area(boxes_P4: Tensor) -> Tensor:
     return (boxes_P4[:, 2] - boxes_P4[:, 0]) * (boxes_P4[:, 3] - boxes_P4[:, 1])
 
 
+def require_views(sampling: SamplingConfig, views: int) -> None:
+    """Refuse a number of clips of a video that the sampling does not draw.
+
+    Raises:
+        RecipeError: if it draws two, and others are wanted.
+    """
+    if sampling.starts != "random" and views != 2:
+        raise RecipeError(
+            f"sampling.starts: {sampling.starts} is for methods of 2 views, this one has {views}"
+        )
+
+
 class ClipDataset(Samples[ClipPlan, ClipSample]):
     """Samples by position in the endless order; the same position gives the same clips anywhere."""
 
@@ -193,11 +205,7 @@ class ClipDataset(Samples[ClipPlan, ClipSample]):
         self.sampling = sampling or SamplingConfig()
         self.reading = reading or ClipReading()
         self.people = people
-        if self.sampling.starts != "random" and views != 2:
-            starts = self.sampling.starts
-            raise RecipeError(
-                f"sampling.starts: {starts} is for methods of 2 views, this one has {views}"
-            )
+        require_views(self.sampling, views)
 
     @property
     def read(self) -> ClipReading:

@@ -13,9 +13,10 @@ import torch
 from vidssl import __version__
 from vidssl.augment.views import ssl_views
 from vidssl.backbones import Encoder
-from vidssl.data.clips import ClipDataset, ClipReading, ClipSample, augmented
+from vidssl.data.clips import ClipDataset, ClipReading, ClipSample, augmented, require_views
 from vidssl.data.loader import Cost
 from vidssl.data.people import People
+from vidssl.errors import RecipeError
 from vidssl.jobs import _pace as pace
 from vidssl.jobs import _people as people_job
 from vidssl.jobs import _training as training
@@ -69,6 +70,7 @@ def run(
     workers and threads as suit this machine.
 
     Raises:
+        RecipeError: if method, backbone, clips and boxes do not go together.
         SourceError: if there is nothing to train on.
         AnnotationError: if the boxes are wrong, or no video is there for them.
         OutputError: if ``out`` belongs to another run.
@@ -79,6 +81,7 @@ def run(
     preload(["vidssl.data.clips"])
     boxes = boxes or BoxFiles()
     tables = people_job.read_boxes(plan, boxes)
+    _require_fitting(plan)
     identity = {
         "command": "pretrain",
         "videos": videos,
@@ -151,6 +154,7 @@ def forecast(plan: Pretrain, videos: str, boxes: BoxFiles | None = None) -> trai
     """
     boxes = boxes or BoxFiles()
     tables = people_job.read_boxes(plan, boxes)
+    _require_fitting(plan)
     paths = scan(videos)
     some = people_job.videos_with_people(paths, tables)
     few = some[:: max(1, len(some) // plan.optim.batch)][: plan.optim.batch]
@@ -179,6 +183,21 @@ def save_encoder(
         "code": __version__,
     }
     return save_weights(folder, "encoder", encoder, card)
+
+
+def _require_fitting(plan: Pretrain) -> None:
+    """Refuse a method on a backbone or clips that do not suit it: before any video is looked at.
+
+    Raises:
+        RecipeError: with what the method needs.
+    """
+    views = plan.method.build(plan.backbone.build()).num_views
+    require_views(plan.sampling, views)
+    if len(plan.augment.views) > views:
+        raise RecipeError(
+            f"augment.views: method {plan.method.name} has {views} views, found "
+            f"{len(plan.augment.views)}"
+        )
 
 
 def _prepare(
