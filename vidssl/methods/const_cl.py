@@ -16,7 +16,7 @@ features, C channels of the map; T', H', W' of a map.
 """
 
 from dataclasses import replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -122,6 +122,11 @@ class Config(MethodConfig):
 class ConSTCL(SSLMethod):
     """Two clips of a video through one trunk with two ends."""
 
+    collapse_causes: ClassVar[str] = (
+        "a local loss that drowns the global one (a lower method.local_weight), a rate that is too "
+        "high (a lower optim.lr or a longer optim.warmup), or too few clips a step (a larger "
+        "optim.batch)"
+    )
     num_views = VIEWS
     encoder: R3D
 

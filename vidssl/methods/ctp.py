@@ -16,7 +16,7 @@ Tensor suffixes: B clips, K patches, T frames, C, D features, T', H and W steps 
 """
 
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +68,10 @@ class Config(MethodConfig):
 class CtP(SSLMethod):
     """One clip, an encoder, and a head that follows each box of the first frame."""
 
+    collapse_causes: ClassVar[str] = (
+        "a rate that is too high (a lower optim.lr or optim.clip_grad_norm), or patches that are "
+        "too small or too still to be followed (method.game), so that guessing no movement is best"
+    )
     num_views = 1
 
     def __init__(self, encoder: Encoder, config: Config) -> None:

@@ -65,6 +65,10 @@ class Config(MethodConfig):
 class CVRL(SSLMethod):
     """Two clips of a video and one trained encoder."""
 
+    collapse_causes: ClassVar[str] = (
+        "a rate that is too high (a lower optim.lr or a longer optim.warmup), a temperature that "
+        "is too high (a lower method.temperature), or too few clips a step (a larger optim.batch)"
+    )
     num_views = 2
 
     def __init__(self, encoder: Encoder, config: Config) -> None:

@@ -31,7 +31,7 @@ Tensor suffixes: B clips of this process, G of all processes, D projected featur
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -115,6 +115,11 @@ class Config(MethodConfig):
 class MoCo(SSLMethod):
     """Clips of a video, a trained encoder, its moving average, and a queue of keys."""
 
+    collapse_causes: ClassVar[str] = (
+        "keys that change faster than the queue forgets them (a higher method.momentum), a "
+        "temperature that is too high (a lower method.temperature), or a rate that is too high "
+        "(a lower optim.lr)"
+    )
     momentum: Tensor
 
     def __init__(self, encoder: Encoder, config: Config) -> None:

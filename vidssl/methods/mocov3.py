@@ -16,7 +16,7 @@ Tensor suffixes: B clips of this process, G of all processes, D projected featur
 """
 
 from itertools import permutations
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +63,10 @@ class Config(MethodConfig):
 class MoCoV3(SSLMethod):
     """An encoder, projector and predictor; the moving average of the first two makes the keys."""
 
+    collapse_causes: ClassVar[str] = (
+        "an average that follows too quickly (a higher method.momentum), too few clips a step to "
+        "be told from (a larger optim.batch), or a rate that is too high (a lower optim.lr)"
+    )
     momentum: Tensor
 
     def __init__(self, encoder: Encoder, config: Config) -> None:

@@ -17,7 +17,7 @@ Tensor suffixes: B clips of this process, D projected features.
 
 from functools import partial
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -67,6 +67,11 @@ class Config(MethodConfig):
 
 class SimCLR(SSLMethod):
     """Clips of a video and one trained encoder; no momentum encoder, no queue."""
+
+    collapse_causes: ClassVar[str] = (
+        "a rate that is too high (a lower optim.lr or a longer optim.warmup), a temperature that "
+        "is too high (a lower method.temperature), or too few clips a step (a larger optim.batch)"
+    )
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__()

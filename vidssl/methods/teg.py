@@ -73,6 +73,10 @@ class Config(MethodConfig):
 class TeG(SSLMethod):
     """View 0 is the long clip, view 1 the short one; a head for moments and one for the whole."""
 
+    collapse_causes: ClassVar[str] = (
+        "a fine term that asks for no difference in time (method.same_video_negatives), too few "
+        "clips a step (a larger optim.batch), or a rate that is too high (a lower optim.lr)"
+    )
     num_views = 2
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
