@@ -14,9 +14,13 @@ Differences: all clips go forward before one backward pass, where the video rele
 after each clip, which takes less memory; and linear layers start as PyTorch starts them, where the
 release takes Xavier's rule.
 
+An option of another paper: Un-Mix (``vidssl.augment.mixing``) mixes what predicts, never what sets
+targets; each clip then goes forward and backward through the network once more.
+
 Tensor suffixes: B clips of this process, D projected features.
 """
 
+from functools import partial
 from itertools import permutations
 from typing import Annotated, ClassVar, Literal
 
@@ -25,6 +29,7 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from vidssl.augment.mixing import UnmixConfig, mix_reversed, of_both
 from vidssl.backbones import Encoder
 from vidssl.methods import Batch, MethodConfig, SSLMethod, StepOutput
 from vidssl.nn.heads import mlp
@@ -45,6 +50,7 @@ class Config(MethodConfig):
     hidden: PositiveInt = 4096
     """Width inside projector and predictor, both of two layers."""
     dim: PositiveInt = 256
+    unmix: UnmixConfig = UnmixConfig()
 
     def build(self, encoder: Encoder) -> "BYOL":
         """Return the method around ``encoder``."""
@@ -83,8 +89,16 @@ class BYOL(SSLMethod):
         targets = [self._target(clips) for clips in batch.views]
         projections = [self.projector(self.encoder(clips)) for clips in batch.views]
         predictions = [self.predictor(projected) for projected in projections]
-        pairs = permutations(range(len(batch.views)), 2)
+        pairs = list(permutations(range(len(batch.views)), 2))
         losses = [distance(predictions[i], targets[j]) for i, j in pairs]
+        mix = self.config.unmix.draw(batch.seed, batch.step, batch.views[0])
+        if mix is not None:
+            mixed = [
+                self.predictor(self.projector(self.encoder(mix_reversed(clips, mix))))
+                for clips in batch.views
+            ]
+            to = [partial(distance, target_BD=target) for target in targets]
+            losses += [of_both(to[j], mixed[i], mix) for i, j in pairs]
         loss = torch.stack(losses).sum() / (len(batch.views) - 1)
         if not batch.watched:
             return StepOutput(loss)

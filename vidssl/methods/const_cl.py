@@ -11,11 +11,18 @@ optimizer's; random boxes are drawn as intended, where the release draws all fou
 from one seed (``correlated``). ``grid`` boxes are a reconstruction: the paper names them, no more.
 ``table`` boxes of people are, too. A batch without one valid region has a local loss of 0.
 
+Options of other papers: Un-Mix (``vidssl.augment.mixing``) is for the global loss alone, as boxes
+do not survive a mixture; the first clip goes forward and backward through the trunk and the global
+branch once more, with norm statistics of its own. CO2 (``vidssl.nn.co2``) is for the local loss,
+under its weight, with the regions of other videos as negatives: two people in two videos who do the
+same thing are pushed apart less.
+
 Tensor suffixes: B clips of this process, G of all processes, V views, N regions, D projected
 features, C channels of the map; T', H', W' of a map.
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -26,10 +33,12 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validat
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from vidssl.augment.mixing import UnmixConfig, mix_reversed, of_both
 from vidssl.backbones import Encoder
 from vidssl.backbones.r3d import R3D
 from vidssl.errors import RecipeError
 from vidssl.methods import Batch, MethodConfig, SSLMethod, StepOutput
+from vidssl.nn.co2 import Co2Config, among_regions
 from vidssl.nn.contrast import SELF, nt_xent
 from vidssl.nn.distributed import gather, gather_with_grad, rank, world_size
 from vidssl.nn.heads import mlp
@@ -62,11 +71,22 @@ class Config(MethodConfig):
     """Boxes a view."""
     correlated: bool = False
     """Of ``random``: one draw gives position, width and aspect, as in the released code."""
+    unmix: UnmixConfig = UnmixConfig()
+    co2: Co2Config = Co2Config()
 
     @model_validator(mode="after")
     def _random_boxes_correlate(self) -> Self:
         if self.correlated and self.boxes != "random":
             raise ValueError(f"correlated is for boxes: random, found boxes: {self.boxes}")
+        return self
+
+    @model_validator(mode="after")
+    def _consistency_has_its_term(self) -> Self:
+        if self.co2.alpha > 0 and self.local_weight == 0:
+            raise ValueError(
+                "co2 is for the local loss; expected local_weight above 0 or co2.alpha: 0, found "
+                f"local_weight: 0 and co2.alpha: {self.co2.alpha:g}"
+            )
         return self
 
     def build(self, encoder: Encoder) -> "ConSTCL":
@@ -117,6 +137,8 @@ class Config(MethodConfig):
             raise ValueError(
                 f"const_cl compares videos: optim.batch must be 2 or more, got {clips}"
             )
+        if self.regions == 1:  # more give each region several negatives, even of two videos
+            self.co2.require_batch(clips)
 
 
 class ConSTCL(SSLMethod):
@@ -144,6 +166,7 @@ class ConSTCL(SSLMethod):
         Raises:
             RecipeError: if the encoder's map has a single step.
         """
+        config = self.config
         # Both views share the statistics of each norm, as in the release.
         clips = torch.cat(batch.views)
         global_map, local_map = self.encoder.branches(clips)
@@ -152,28 +175,41 @@ class ConSTCL(SSLMethod):
                 "method const_cl needs a map of 2 steps or more: "
                 f"backbone.frames {clips.shape[2]} gives {local_map.shape[2]}"
             )
-        z = F.normalize(self.projector(global_map.mean(dim=(2, 3, 4))).float(), dim=1)
-        one_BD, two_BD = z.chunk(VIEWS)
-        global_loss = nt_xent(one_BD, two_BD, self.config.temperature)
-        local_loss = self._local(local_map, batch.targets)
-        scalars = {"global_loss": global_loss.detach(), "local_loss": local_loss.detach()}
+        one_BD, two_BD = self._projected(global_map).chunk(VIEWS)
+        contrast = partial(nt_xent, two_BD=two_BD, temperature=config.temperature)
+        global_loss = contrast(one_BD)
+        terms = self._local(local_map, batch.targets)
+        loss = global_loss + config.local_weight * terms["local_loss"]
+        if "consistency" in terms:
+            loss = loss + config.local_weight * config.co2.alpha * terms["consistency"]
+        mix = config.unmix.draw(batch.seed, batch.step, batch.views[0])
+        if mix is not None:
+            # Not the encoder's own choice of a branch, which may be the local one.
+            mixed = self.encoder.trunk(mix_reversed(batch.views[0], mix))
+            loss = loss + of_both(contrast, self._projected(mixed), mix)
+        scalars = {"global_loss": global_loss.detach()}
+        scalars |= {name: term.detach() for name, term in terms.items()}
         if batch.watched:
             scalars |= between(one_BD, two_BD)
-        return StepOutput(global_loss + self.config.local_weight * local_loss, scalars)
+        return StepOutput(loss, scalars)
 
-    def _local(self, map_BCTHW: Tensor, targets: dict[str, Tensor]) -> Tensor:
+    def _projected(self, map_BCTHW: Tensor) -> Tensor:
+        """Return projections of a global map on unit length, ``(B, D)``."""
+        return F.normalize(self.projector(map_BCTHW.mean(dim=(2, 3, 4))).float(), dim=1)
+
+    def _local(self, map_BCTHW: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the local loss, and its consistency where that is asked for, before weights."""
         with torch.autocast(map_BCTHW.device.type, enabled=False):
             cells = F.normalize(map_BCTHW.float(), dim=1)
         boxes, valid = targets["boxes"].unbind(1), targets["boxes_valid"].unbind(1)
         one, two = cells.chunk(VIEWS)
         of_one, of_two = regions(one, boxes[0]), regions(two, boxes[1])
         one_in_two, two_in_one = self.reconstructor(of_one, two), self.reconstructor(of_two, one)
-        return local_loss(
-            (of_one, of_two),
-            (one_in_two, two_in_one),
-            (valid[0], valid[1]),
-            self.config.local_temperature,
-        )
+        found = (of_one, of_two), (one_in_two, two_in_one), (valid[0], valid[1])
+        terms = {"local_loss": local_loss(*found, self.config.local_temperature)}
+        if self.config.co2.alpha:
+            terms["consistency"] = local_consistency(*found, self.config.co2.temperature)
+        return terms
 
 
 def regions(map_BCTHW: Tensor, boxes_BN4: Tensor) -> Tensor:
@@ -201,11 +237,30 @@ def local_loss(regions: Two, reconstructed: Two, valid: Two, temperature: float)
     ``regions`` ``(B, N, C)`` of the views, ``reconstructed`` each view's in the other, ``valid``
     ``(B, N)``. ``ln(1 + (G - 1) N)`` for equal features.
     """
-    one, two = (F.normalize(region.float(), dim=2) for region in regions)
-    one_in_two, two_in_one = (F.normalize(region.float(), dim=2) for region in reconstructed)
+    one, two = _unit(regions)
+    one_in_two, two_in_one = _unit(reconstructed)
     there = match(one_in_two, one, two, valid[0], temperature)
     back = match(two_in_one, two, one, valid[1], temperature)
     return (there + back) / 2
+
+
+def local_consistency(regions: Two, reconstructed: Two, valid: Two, temperature: float) -> Tensor:
+    """Return CO2's term of :func:`local_loss`, the mean of both directions.
+
+    A reconstruction and its positive, the other view's most similar region, shall see the regions
+    of other videos in that view alike.
+    """
+    one, two = _unit(regions)
+    one_in_two, two_in_one = _unit(reconstructed)
+    there = among_regions(one_in_two, nearest(one, two), two, valid[0], temperature)
+    back = among_regions(two_in_one, nearest(two, one), one, valid[1], temperature)
+    return (there + back) / 2
+
+
+def nearest(own_BNC: Tensor, other_BNC: Tensor) -> Tensor:
+    """Return the region of ``other`` that is most similar to each of ``own``, ``(B, N, C)``."""
+    nearest_BN = (own_BNC @ other_BNC.transpose(1, 2)).argmax(dim=2)
+    return torch.take_along_dim(other_BNC, nearest_BN[:, :, None], dim=1)
 
 
 def match(
@@ -219,8 +274,7 @@ def match(
     does, it is the mean over all valid regions.
     """
     with torch.autocast(query_BNC.device.type, enabled=False):
-        nearest_BN = (own_BNC @ other_BNC.transpose(1, 2)).argmax(dim=2)
-        positive_BNC = torch.take_along_dim(other_BNC, nearest_BN[:, :, None], dim=1)
+        positive_BNC = nearest(own_BNC, other_BNC)
         positive_BN1 = (query_BNC * positive_BNC).sum(dim=2, keepdim=True)
         negative_BNGN = torch.einsum("bnc,gmc->bngm", query_BNC, gather_with_grad(other_BNC))
         clips, videos = len(query_BNC), negative_BNGN.shape[2]
@@ -231,6 +285,11 @@ def match(
         each_BN = logits.logsumexp(dim=2) - logits[:, :, 0]
         count = gather(valid_BN).sum().clamp(min=1)
     return (each_BN * valid_BN).sum() * world_size() / count
+
+
+def _unit(pair: Two) -> Two:
+    one, two = pair
+    return F.normalize(one.float(), dim=2), F.normalize(two.float(), dim=2)
 
 
 def random_boxes(

@@ -12,9 +12,14 @@ their code. ``2 T rho ln G`` where all is equal.
 Differences: two clips have one distribution of augmentations unless the recipe tells them apart;
 and a transformer's patch embedding is trained, where the authors freeze it.
 
+Options of other papers: Un-Mix (``vidssl.augment.mixing``) mixes queries, never keys, so that each
+clip goes forward and backward through the network once more; CO2 (``vidssl.nn.co2``) takes the
+other clips' keys as its negatives and is added to each cross entropy, inside the scale.
+
 Tensor suffixes: B clips of this process, G of all processes, D projected features.
 """
 
+from functools import partial
 from itertools import permutations
 from typing import Annotated, ClassVar, Literal
 
@@ -23,8 +28,10 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from vidssl.augment.mixing import UnmixConfig, mix_reversed, of_both
 from vidssl.backbones import Encoder
 from vidssl.methods import Batch, MethodConfig, SSLMethod, StepOutput
+from vidssl.nn.co2 import Co2Config, among_keys
 from vidssl.nn.distributed import gather, rank
 from vidssl.nn.heads import mlp
 from vidssl.nn.health import between
@@ -49,6 +56,8 @@ class Config(MethodConfig):
     dim: PositiveInt = 256
     predictor_norm: bool = False
     """Whether the predictor ends in a norm, as it does for transformers."""
+    unmix: UnmixConfig = UnmixConfig()
+    co2: Co2Config = Co2Config()
 
     def build(self, encoder: Encoder) -> "MoCoV3":
         """Return the method around ``encoder``."""
@@ -58,6 +67,7 @@ class Config(MethodConfig):
         """Refuse a batch of one, where a key has no other to be told from."""
         if clips < 2:
             raise ValueError(f"mocov3 needs at least 2 videos a step to tell apart, found {clips}")
+        self.co2.require_batch(clips)
 
 
 class MoCoV3(SSLMethod):
@@ -86,15 +96,32 @@ class MoCoV3(SSLMethod):
 
     def forward(self, batch: Batch) -> StepOutput:
         """Return the loss of all ordered pairs; the average moves before the keys are made."""
+        config = self.config
         self._follow()
         keys = [self._keys(clips) for clips in batch.views]
         queries = [self._queries(clips) for clips in batch.views]
         everyones = [gather(key) for key in keys]
-        pairs = permutations(range(len(batch.views)), 2)
-        losses = [contrast(queries[i], everyones[j], self.config.temperature) for i, j in pairs]
-        scale = 2 * self.config.temperature / (len(batch.views) - 1)
-        scalars = between(queries[0], keys[1]) if batch.watched else {}
-        return StepOutput(scale * torch.stack(losses).sum(), scalars)
+        towards = [
+            partial(contrast, keys_GD=keys_GD, temperature=config.temperature)
+            for keys_GD in everyones
+        ]
+        pairs = list(permutations(range(len(batch.views)), 2))
+        losses = [towards[j](queries[i]) for i, j in pairs]
+        mix = config.unmix.draw(batch.seed, batch.step, batch.views[0])
+        if mix is not None:
+            mixed = [self._queries(mix_reversed(clips, mix)) for clips in batch.views]
+            losses += [of_both(towards[j], mixed[i], mix) for i, j in pairs]
+        scale = 2 * config.temperature / (len(batch.views) - 1)
+        loss = scale * torch.stack(losses).sum()
+        scalars: dict[str, Tensor] = {}
+        if config.co2.alpha:
+            apart = [among_keys(queries[i], keys[j], config.co2.temperature) for i, j in pairs]
+            differs = scale * torch.stack(apart).sum()
+            loss = loss + config.co2.alpha * differs
+            scalars["consistency"] = differs.detach()
+        if batch.watched:
+            scalars |= between(queries[0], keys[1])
+        return StepOutput(loss, scalars)
 
     def after_step(self, progress: float) -> None:
         """Set the momentum of the next step."""

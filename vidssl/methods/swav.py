@@ -14,9 +14,13 @@ lengths, which are made 1 again, but not their directions. Prototypes start at d
 a normal distribution, and linear layers as PyTorch starts them, where the video release takes
 Xavier's rule.
 
+An option of another paper: Un-Mix (``vidssl.augment.mixing``) mixes what predicts, never what sets
+codes; each clip then goes forward and backward once more, which doubles the cost of a step.
+
 Tensor suffixes: B clips of this process, D projected features, K prototypes.
 """
 
+from functools import partial
 from itertools import permutations
 from typing import Annotated, ClassVar, Literal
 
@@ -25,6 +29,7 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from vidssl.augment.mixing import UnmixConfig, mix_reversed, of_both
 from vidssl.backbones import Encoder
 from vidssl.methods import Batch, MethodConfig, SSLMethod, StepOutput
 from vidssl.nn.heads import mlp
@@ -51,6 +56,7 @@ class Config(MethodConfig):
     """Of the projector."""
     hidden: PositiveInt = 2048
     dim: PositiveInt = 128
+    unmix: UnmixConfig = UnmixConfig()
 
     def build(self, encoder: Encoder) -> "SwAV":
         """Return the method around ``encoder``."""
@@ -89,10 +95,20 @@ class SwAV(SSLMethod):
         features = [self._features(clips) for clips in batch.views]
         scores = [self.prototypes(z_BD, hold=hold) for z_BD in features]
         codes = [equal_codes(s_BK, config.epsilon, config.iterations) for s_BK in scores]
-        pairs = permutations(range(len(batch.views)), 2)
+        pairs = list(permutations(range(len(batch.views)), 2))
         losses = [cross_entropy(scores[i], codes[j], config.temperature) for i, j in pairs]
+        loss = torch.stack(losses).mean()
+        mix = config.unmix.draw(batch.seed, batch.step, batch.views[0])
+        if mix is not None:
+            mixed = [self._features(mix_reversed(clips, mix)) for clips in batch.views]
+            scores = [self.prototypes(z_BD, hold=hold) for z_BD in mixed]
+            to = [
+                partial(cross_entropy, codes_BK=c_BK, temperature=config.temperature)
+                for c_BK in codes
+            ]
+            loss = loss + torch.stack([of_both(to[j], scores[i], mix) for i, j in pairs]).mean()
         scalars = between(features[0], features[1]) if batch.watched else {}
-        return StepOutput(torch.stack(losses).mean(), scalars)
+        return StepOutput(loss, scalars)
 
     def _features(self, clips: Tensor) -> Tensor:
         """Return projections ``(B, D)`` on unit length."""

@@ -15,21 +15,29 @@ convolutions with PyTorch's symmetric padding are centred. Networks that pool fr
 otherwise (SlowFast) are centred less than a step later, by more in the long clip than in the short
 one. Times are those of the video, so crops, flips and any pace keep the correspondence.
 
+Options of other papers: Un-Mix (``vidssl.augment.mixing``) mixes the long clip, frame by frame, and
+weighs both terms by what is kept of it; the long clip goes forward and backward once more, with
+norm statistics of its own. CO2 (``vidssl.nn.co2``) is for the persistent term, with the other
+videos' clips as its negatives.
+
 Tensor suffixes: B clips of this process, G of all processes, S steps of one clip's map, L of the
 other's, D projected features, F the encoder's, T frames, H and W pixels, V views.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from functools import partial
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from vidssl.augment.mixing import UnmixConfig, mix_reversed, of_both
 from vidssl.backbones import Encoder
 from vidssl.errors import RecipeError
 from vidssl.methods import Batch, MethodConfig, SSLMethod, StepOutput
+from vidssl.nn.co2 import Co2Config, among_clips
 from vidssl.nn.contrast import nt_xent
 from vidssl.nn.distributed import gather_with_grad, rank, sum_with_grad, world_size
 from vidssl.nn.heads import mlp
@@ -52,6 +60,23 @@ class Config(MethodConfig):
     temperature: PositiveFloat = 0.1
     hidden: PositiveInt = 2048
     dim: PositiveInt = 128
+    unmix: UnmixConfig = UnmixConfig()
+    """``region: space`` only, where there is a fine term."""
+    co2: Co2Config = Co2Config()
+
+    @model_validator(mode="after")
+    def _options_have_their_term(self) -> Self:
+        if self.fine_weight > 0 and self.unmix.prob > 0 and self.unmix.region == "time":
+            raise ValueError(
+                "unmix would swap whole frames, which leaves nothing of the moments that the fine "
+                "term looks for; expected unmix.region: space or fine_weight: 0, found region: time"
+            )
+        if self.fine_weight == 1 and self.co2.alpha > 0:
+            raise ValueError(
+                "co2 is for the persistent term; expected fine_weight below 1 or co2.alpha: 0, "
+                f"found fine_weight: 1 and co2.alpha: {self.co2.alpha:g}"
+            )
+        return self
 
     def build(self, encoder: Encoder) -> "TeG":
         """Return the method around ``encoder``."""
@@ -68,6 +93,7 @@ class Config(MethodConfig):
                 f"optim.batch: teg tells a video from the others of the batch; expected at least "
                 f"2 clips, found {clips}"
             )
+        self.co2.require_batch(clips)
 
 
 class TeG(SSLMethod):
@@ -94,33 +120,54 @@ class TeG(SSLMethod):
     def forward(self, batch: Batch) -> StepOutput:
         """Return ``w * fine + (1 - w) * persistent``; both terms, before their weights, as scalars.
 
+        What options add has the weight of its term; of it CO2's is told, as ``consistency``.
+
         Raises:
             RecipeError: if the encoder leaves fewer than two steps of a clip.
             ValueError: if the batch does not say when its frames stand in their videos.
         """
+        config = self.config
         both = self.encoder.maps(torch.cat(batch.views))  # one batch for all norms, as in CVRL
         maps = both.chunk(2)
+        mix = config.unmix.draw(batch.seed, batch.step, batch.views[0])
+        mixed = [] if mix is None else [self.encoder.maps(mix_reversed(batch.views[0], mix))]
         terms: dict[str, Tensor] = {}
+        added: list[tuple[str, Tensor]] = []
         watched: dict[str, Tensor] = {}
         if self.fine is not None:
             times = _step_times(batch, maps, self.encoder.temporal_stride)
             steps = unit_steps(self.fine, both).chunk(2)
             near_s = _longest_gap(times[0])
-            terms["fine"] = self._fine(steps, times, near_s)
+            align = partial(self._fine, short_BSD=steps[1], times=times, near_s=near_s)
+            terms["fine"] = align(steps[0])
+            if mix is not None:
+                added.append(("fine", of_both(align, unit_steps(self.fine, *mixed), mix)))
             one_BD, two_BD = (z_BSD.mean(dim=1) for z_BSD in steps)
             watched |= _over_time(steps[0].detach()) if batch.watched else {}
         if self.persistent is not None:
-            z = self.persistent(both.mean(dim=(2, 3, 4)))
-            one_BD, two_BD = F.normalize(z.float(), dim=1).chunk(2)
-            terms["persistent"] = nt_xent(one_BD, two_BD, self.config.temperature)
+            one_BD, two_BD = unit_wholes(self.persistent, both).chunk(2)
+            contrast = partial(nt_xent, two_BD=two_BD, temperature=config.temperature)
+            terms["persistent"] = contrast(one_BD)
+            if mix is not None:
+                blend_BD = unit_wholes(self.persistent, *mixed)
+                added.append(("persistent", of_both(contrast, blend_BD, mix)))
+            if config.co2.alpha:
+                differs = among_clips(one_BD, two_BD, config.co2.temperature)
+                added.append(("persistent", config.co2.alpha * differs))
+                watched["consistency"] = differs.detach()
         if batch.watched:
             watched |= between(one_BD.detach(), two_BD.detach())
-        weights = {"fine": self.config.fine_weight, "persistent": 1 - self.config.fine_weight}
+        weights = {"fine": config.fine_weight, "persistent": 1 - config.fine_weight}
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        for name, term in added:
+            loss = loss + weights[name] * term
         return StepOutput(loss, {name: term.detach() for name, term in terms.items()} | watched)
 
-    def _fine(self, steps: Sequence[Tensor], times: list[Tensor], near_s: Tensor) -> Tensor:
+    def _fine(
+        self, long_BSD: Tensor, short_BSD: Tensor, times: list[Tensor], near_s: Tensor
+    ) -> Tensor:
         """Return the fine term: the short clip's steps ask the long clip, and the other way."""
+        steps = long_BSD, short_BSD
         both = zip((1, 0), (0, 1), strict=True)
         return torch.stack(
             [
@@ -141,6 +188,11 @@ def unit_steps(head: nn.Module, map_BFTHW: Tensor) -> Tensor:
     dense_BSF = map_BFTHW.mean(dim=(3, 4)).transpose(1, 2)
     z = head(dense_BSF.flatten(0, 1)).unflatten(0, dense_BSF.shape[:2])
     return F.normalize(z.float(), dim=2)
+
+
+def unit_wholes(head: nn.Module, map_BFTHW: Tensor) -> Tensor:
+    """Return the head's unit vector of each map as a whole, ``(B, D)``."""
+    return F.normalize(head(map_BFTHW.mean(dim=(2, 3, 4))).float(), dim=1)
 
 
 def interpolation(at_BS: Tensor, times_BL: Tensor) -> Tensor:
