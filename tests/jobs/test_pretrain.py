@@ -394,6 +394,7 @@ def test_boxes_of_people_are_the_same_whoever_augments(
     assert event["time_origins"] == "time origin 0 s in 3 videos (key frames before 900 s)"
     log = read_log(tmp_path / "device")
     assert all(entry["local_loss"] > 0 for entry in log)
+    assert f"--boxes {people} --out" in (tmp_path / "device" / "report.html").read_text()
 
 
 def test_other_boxes_make_another_run(

@@ -77,9 +77,10 @@ def open_people(
     return People(tables, index, reasons, parse_origin(time_origin), others)
 
 
-def account(people: People) -> dict[str, object]:
+def account(people: People, boxes: BoxFiles) -> dict[str, object]:
     """Return what is told of the people in the folder of a run."""
     return {
+        "files": [str(path) for path in boxes.paths],
         "videos": people.videos,
         "absent_videos": people.absent,
         "time_origins": told(people.time_origins),

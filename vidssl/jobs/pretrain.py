@@ -108,7 +108,7 @@ def run(
             told = {name_of[path]: why for path, why in aside.items()}
             folder.event("videos set aside", videos=told)
         if people is not None and rank() == 0:
-            folder.event("people", **people_job.account(people))
+            folder.event("people", **people_job.account(people, boxes))
         method = cast(SSLMethod, trainer.module)
         loader, cost = plan.loader, Cost()
         if autotune:

@@ -31,6 +31,16 @@ MEANINGS = {
     "top1": "Share of clips whose own partner is the nearest.",
     "effective_rank": "In how many directions the features spread; 1 is a line.",
     "queue_age": "How many steps ago the queue's keys were made, on average.",
+    "consistency": "CO2's term: how differently two views see their negatives.",
+    "global_loss": "ConST-CL's term over whole clips.",
+    "local_loss": "ConST-CL's term over regions, before its weight.",
+    "fine": "TeG's term over moments, before its weight.",
+    "persistent": "TeG's term over whole clips, before its weight.",
+    "time_similarity_near": "Cosine of neighbouring steps of a clip.",
+    "time_similarity_far": "Cosine of a clip's first and last step; 1 tells no moments apart.",
+    "centre": "Catch-the-Patch's term over where patches are.",
+    "size": "Catch-the-Patch's term over how large patches are.",
+    "centre_error": "How far off patches are in the last frame; 1 for a guess that none moves.",
     "knn_video": "Share of fixed clips whose nearest neighbour is of the same video.",
     "knn_class": "Share of fixed clips that clips of other videos give the right class.",
 }
@@ -353,8 +363,20 @@ def _commands(files: RunFiles) -> list[str]:
     for key, value in data.items() if isinstance(data, dict) else ():
         if value is not None and key != "videos_sha256":
             words += [f"--{key.replace('_', '-')}", str(value)]
+    words += _boxes(files)
     again = shlex.join([*words, "--out", f"{folder}-again"])
     return [again, shlex.join(["vidssl", "report", str(folder)])]
+
+
+def _boxes(files: RunFiles) -> list[str]:
+    """Return the options that give a pretraining its boxes, whose files an event names."""
+    events = [event for event in files.events if event.get("event") == "people"]
+    paths = events[-1].get("files") if events else None
+    if not isinstance(paths, list):
+        return []
+    words = [word for path in paths for word in ("--boxes", str(path))]
+    origin = files.identity.get("time_origin", "auto")
+    return words if origin == "auto" else [*words, "--time-origin", str(origin)]
 
 
 # --- values as text

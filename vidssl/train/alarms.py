@@ -61,7 +61,7 @@ def _line(scalars: Mapping[str, float], causes: str) -> str:
         return ""
     return (
         f"the features collapse onto a line: their effective rank is {rank:.2f}. "
-        f"Likely: a head too narrow or a temperature too high; then {causes}"
+        f"Likely: {causes}; or videos that hardly differ"
     )
 
 
