@@ -57,10 +57,9 @@ def among_keys(q_BD: Tensor, p_BD: Tensor, temperature: float) -> Tensor:
     with torch.autocast(q_BD.device.type, enabled=False):
         q_BD, p_BD = q_BD.float(), p_BD.float()
         others_GD = gather_with_grad(p_BD)
-        other = ~_own(q_BD, others_GD)  # a clip's own positive is none of its negatives
-        shape = len(q_BD), len(others_GD) - 1
+        own_BG = _own(q_BD, others_GD)  # a clip's own positive is none of its negatives
         log_q, log_p = (
-            F.log_softmax((z_BD @ others_GD.T / temperature)[other].view(shape), dim=1)
+            F.log_softmax((z_BD @ others_GD.T).masked_fill(own_BG, SELF) / temperature, dim=1)
             for z_BD in (q_BD, p_BD)
         )
         return symmetric_kl(log_p, log_q).mean()
