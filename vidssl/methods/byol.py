@@ -11,8 +11,9 @@ be made up for by the rate: LARS takes no notice of a gradient's length in matri
 biases and norms.
 
 Differences: all clips go forward before one backward pass, where the video release goes backward
-after each clip, which takes less memory; and linear layers start as PyTorch starts them, where the
-release takes Xavier's rule.
+after each clip, which takes less memory; targets of the first clips, of the second ones and so on
+have norm statistics apart, where the release encodes all together, as far as they fit into its
+memory; and linear layers start as PyTorch starts them, where the release takes Xavier's rule.
 
 An option of another paper: Un-Mix (``vidssl.augment.mixing``) mixes what predicts, never what sets
 targets; each clip then goes forward and backward through the network once more.

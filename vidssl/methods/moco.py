@@ -19,7 +19,9 @@ leaves those of the first process; its heads begin with Xavier's weights, ours w
 image version queries with the first view alone: ``symmetric: false``.
 
 Shuffled BatchNorm: each process encodes keys that are drawn at random from those of all processes
-(in the release, of a machine's), so that statistics do not tell which key is whose. In one process
+(in the release, of a machine's), so that statistics do not tell which key is whose. Keys of the
+first clips, of the second ones and so on have statistics apart; the release shuffles and encodes
+those of all clips together, as far as they fit into its memory. In one process
 ``key_groups`` random groups have statistics of their own instead. Without norms that see the batch
 there is nothing to shuffle.
 

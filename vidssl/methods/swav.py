@@ -12,7 +12,8 @@ Differences: for the first ``frozen_prototypes`` steps, which stand for the rele
 the prototypes' gradient is zero where the release has none: the optimizer may then change their
 lengths, which are made 1 again, but not their directions. Prototypes start at directions drawn from
 a normal distribution, and linear layers as PyTorch starts them, where the video release takes
-Xavier's rule.
+Xavier's rule. Of more than two clips the release makes codes of the first two alone, which all
+others predict; and on a single machine its codes are those of each process's clips.
 
 An option of another paper: Un-Mix (``vidssl.augment.mixing``) mixes what predicts, never what sets
 codes; each clip then goes forward and backward once more, which doubles the cost of a step.
