@@ -9,8 +9,8 @@ Built after a reading of the released TensorFlow code, the paper's text not havi
 Differences: pixels are normalised as everywhere here, not to [-1, 1]; weight decay is the
 optimizer's; random boxes are drawn as intended, where the release draws all four numbers of a box
 from one seed (``correlated``). ``grid`` boxes are a reconstruction: the paper names them, no more.
-``table`` boxes of people are, too. The local loss is a mean over the valid regions of all processes,
-where the release averages over each one's and then over processes; without one it is 0, as there.
+``table`` boxes of people are, too. The local loss is a mean over the valid regions of all
+processes, where the release averages over each one's and then over processes; without any it is 0.
 
 Options of other papers: Un-Mix (``vidssl.augment.mixing``) is for the global loss alone, as boxes
 do not survive a mixture; the first clip goes forward and backward through the trunk and the global
