@@ -24,6 +24,10 @@ def sample(
     labels: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Label map, for the names of actions.")
     ] = None,
+    boxes: Annotated[
+        list[Path] | None,
+        typer.Option(help="Boxes of people, csv, as pretraining is given them; may be repeated."),
+    ] = None,
     time_origin: Annotated[
         str,
         typer.Option(metavar="auto|SECONDS|CSV", help="From where annotated times count."),
@@ -39,6 +43,7 @@ def sample(
     """
     # Imported here because they pull in torch: `vidssl --help` must not wait for it.
     from vidssl.errors import RecipeError
+    from vidssl.jobs._people import BoxFiles
     from vidssl.jobs.sample import run, run_detection
     from vidssl.recipe import Detection, Pretrain, bundled, find, load
 
@@ -46,12 +51,15 @@ def sample(
         _common.check_json(json_to, out)
         if annotations is None and labels is not None:
             raise RecipeError("--labels names the actions of --annotations; give both")
+        if annotations is not None and boxes:
+            raise RecipeError("--boxes is for a pretraining recipe, --annotations for detection")
         if annotations is None and recipe in bundled(Detection).keys() - bundled(Pretrain).keys():
             raise RecipeError(f"{recipe}: a detection recipe; give --annotations with it")
         with _common.progress() as progress:
             if annotations is None:
                 plan = load(Pretrain, find(Pretrain, recipe), overrides or ())
-                result = run(source, plan, out, count=count, progress=progress)
+                files = BoxFiles(tuple(boxes or ()), time_origin)
+                result = run(source, plan, out, boxes=files, count=count, progress=progress)
             else:
                 result = run_detection(
                     source,

@@ -320,3 +320,20 @@ def test_the_boxes_of_a_task_are_drawn(recipe: str, videos: Path, tmp_path: Path
     with Image.open(io.BytesIO(result.path.read_bytes())) as image:
         yellow = np.abs(np.asarray(image).astype(int) - [0xF0, 0xE4, 0x42]).max(axis=2) <= 6
     assert yellow.sum() > 1000
+
+
+def test_people_are_drawn_from_their_file(cli: Cli, playground: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s.png"
+    words = ("sample", playground / "videos", "--out", out, "--recipe", "const_cl_small")
+    told = cli(*words, "--set", "method.boxes=table")
+    assert told.exit_code == 2
+    assert "const_cl takes people from a file: give it with --boxes" in told.stderr
+    boxes = ("--boxes", playground / "train_person_detections.csv")
+    told = cli(*words, *boxes)
+    assert told.exit_code == 2
+    assert "--boxes: method const_cl of this recipe takes none" in told.stderr
+    done = cli(*words, "--set", "method.boxes=table", *boxes, "--count", 2)
+    assert done.exit_code == 0, done.output
+    with Image.open(io.BytesIO(out.read_bytes())) as image:
+        yellow = np.abs(np.asarray(image).astype(int) - [0xF0, 0xE4, 0x42]).max(axis=2) <= 6
+    assert yellow.sum() > 1000

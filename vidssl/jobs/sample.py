@@ -32,9 +32,12 @@ from vidssl.data.keyframes import (
     read_keyframes,
 )
 from vidssl.data.order import rng_for
+from vidssl.data.people import People
 from vidssl.errors import AnnotationError, OutputError, SourceError, VideoError, listed
 from vidssl.files import replacing
 from vidssl.jobs import _detector
+from vidssl.jobs import _people as people_job
+from vidssl.jobs._people import BoxFiles
 from vidssl.methods import Batch
 from vidssl.progress import Progress, silent
 from vidssl.recipe import Detection, Pretrain
@@ -74,22 +77,38 @@ class SampleResult:
 
 
 def run(
-    source: str, plan: Pretrain, out: Path, *, count: int = 4, progress: Progress = silent
+    source: str,
+    plan: Pretrain,
+    out: Path,
+    *,
+    boxes: BoxFiles | None = None,
+    count: int = 4,
+    progress: Progress = silent,
 ) -> SampleResult:
     """Draw the views of ``count`` videos of ``source``, evenly spaced in it, to the PNG ``out``.
 
+    ``boxes`` are for a method that is shown people; videos that have some are drawn then.
+
     Raises:
+        RecipeError: if the recipe asks for boxes and there are none, or the other way round.
+        AnnotationError: if the boxes are wrong, or no video is there for them.
         SourceError: if there is no video, or not one of those chosen can be decoded.
         OutputError: if ``out`` is not to be a PNG, or cannot be written.
         ValueError: if ``count`` is less than 1.
     """
     _check(out, count)
-    facts = _facts(source, count, progress)
+    boxes = boxes or BoxFiles()
+    tables = people_job.read_boxes(plan, boxes)
+    wanted = {name for table in tables for name in set(table.video.tolist())} if tables else None
+    facts = _facts(source, count, progress, wanted)
     _require_usable(source, facts)
     set_aside = {row.path: row.error for row in facts if row.status != "ok"}
     with tempfile.TemporaryDirectory() as folder:
         write_index(Path(folder) / "index.parquet", facts)
-        dataset = _dataset(plan, ClipIndex(Path(folder) / "index.parquet"))
+        index = ClipIndex(Path(folder) / "index.parquet")
+        others = scan(source) if tables else ()
+        people = people_job.open_people(tables, index, boxes.time_origin, others)
+        dataset = _dataset(plan, index, people)
         samples: list[ClipSample] = []
         for position in range(len(dataset)):
             samples.append(dataset[position])
@@ -174,7 +193,10 @@ def prepared(clip: ClipSample, plan: Pretrain) -> Batch:
         for number, view in enumerate(clip.views)
     )
     times_s = tuple(times_T[None] for times_T in clip.times_s)
-    batch = Batch(tuple(views), seed=plan.seed, seeds=(clip.seed,), times_s=times_s)
+    targets = people_job.targets(plan, [clip], torch.device("cpu"))
+    batch = Batch(
+        tuple(views), seed=plan.seed, seeds=(clip.seed,), times_s=times_s, targets=targets
+    )
     return plan.method.prepare(batch)
 
 
@@ -253,7 +275,7 @@ def _require_usable(source: str, facts: Sequence[VideoFacts]) -> None:
         raise SourceError(listed(title, [row.error or row.status for row in facts], limit=8))
 
 
-def _dataset(plan: Pretrain, index: ClipIndex) -> ClipDataset:
+def _dataset(plan: Pretrain, index: ClipIndex, people: People | None) -> ClipDataset:
     method = plan.method.build(plan.backbone.build())
     return ClipDataset(
         index,
@@ -263,6 +285,7 @@ def _dataset(plan: Pretrain, index: ClipIndex) -> ClipDataset:
         seed=plan.seed,
         reading=ClipReading(plan.decode_short_side_px, plan.decoder),
         sampling=plan.sampling,
+        people=people,
     )
 
 
