@@ -59,3 +59,9 @@ def test_other_clips_are_the_negatives_of_a_batch() -> None:
     assert found["negative_similarity"].item() == pytest.approx(0.4)  # (0.8 + 0) / 2
     assert found["top1"].item() == 1.0
     assert set(between(one[:1], two[:1])) == {"positive_similarity"}
+
+
+def test_a_single_clip_says_nothing_of_a_spread() -> None:
+    one = F.normalize(torch.randn(1, 8), dim=1)
+    assert spread(one) == {}
+    assert "feature_std" not in against(one, one, torch.randn(5, 8))

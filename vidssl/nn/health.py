@@ -18,8 +18,10 @@ def spread(z_BD: Tensor) -> dict[str, Tensor]:
     for features spread evenly over the sphere, 0 for a constant. ``effective_rank`` is the
     exponential of the entropy of the centred features' singular values as shares of their sum, from
     1 to the smaller of B - 1 and D (Roy and Vetterli, EUSIPCO 2007): 1 where all lies on a line.
-    Fewer than ``ENOUGH`` clips say nothing of a rank and have none.
+    Fewer than ``ENOUGH`` clips say nothing of a rank and have none; a single one says nothing.
     """
+    if len(z_BD) == 1:
+        return {}
     with torch.autocast(z_BD.device.type, enabled=False):
         z_BD = F.normalize(z_BD.float(), dim=1)
         centred = z_BD - z_BD.mean(dim=0)
