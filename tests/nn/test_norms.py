@@ -184,12 +184,16 @@ with joined():
     split = int(sys.argv[2])
     mine = (everything[:split] if rank() == 0 else everything[split:]).clone().requires_grad_()
     norm = SyncNorm(everything.shape[1]).double()
-    out = norm(mine)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        out = norm(mine)
+    maps = [t for t in kept if t.ndim == 5]
     weight = torch.arange(out.numel(), dtype=torch.double).view_as(out).sin()
     (out * weight).sum().backward()
     print(json.dumps({
         "out": out.flatten().tolist(),
         "grad": mine.grad.flatten().tolist(),
+        "kept": [t.data_ptr() == mine.data_ptr() for t in maps],
         "mean": norm.running_mean.tolist(),
         "var": norm.running_var.tolist(),
     }))
@@ -214,5 +218,6 @@ def test_two_processes_normalise_as_one_would(
         found = torch.tensor([*said[0][name], *said[1][name]], dtype=torch.double)
         torch.testing.assert_close(found, expected.flatten().detach())
     for seen in said:
+        assert seen["kept"] == [True]  # the input alone: maps are what fills a GPU
         torch.testing.assert_close(torch.tensor(seen["mean"]).double(), norm.running_mean)
         torch.testing.assert_close(torch.tensor(seen["var"]).double(), norm.running_var)

@@ -85,21 +85,56 @@ class SyncNorm(nn.BatchNorm3d):
         """Return the normalised map, of the shape that came in."""
         if not self.training or world_size() == 1:
             return super().forward(x_BCTHW)
+        out, mean_C, var_C, count = _Synced.apply(x_BCTHW, self.weight, self.bias, self.eps)
+        remember(self, mean_C, var_C * count / (count - 1))
+        normalised: Tensor = out
+        return normalised
+
+
+class _Synced(torch.autograd.Function):
+    """Batch norm by the statistics of all processes; keeps its input alone for the way back.
+
+    Written out, since each step of it that autograd remembers is a map in single precision.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_BCTHW: Tensor, weight_C: Tensor | None, bias_C: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         wide = x_BCTHW.to(torch.promote_types(x_BCTHW.dtype, torch.float32))
         count = wide.new_tensor([wide.numel() / wide.shape[1]])
         totals = sum_with_grad(torch.cat([wide.sum(ALONG), count]))
-        mean_C, count = totals[:-1] / totals[-1], totals[-1:].detach()
-        centred = wide - mean_C.view(1, -1, 1, 1, 1)
+        mean_C, count = totals[:-1] / totals[-1], totals[-1:]
+        centred = wide - _over_maps(mean_C)
         # From the distances to the mean: squares less the square of the mean lose digits.
         var_C = sum_with_grad(centred.square().sum(ALONG)) / count
-        scale_C = (var_C + self.eps).rsqrt()
-        remember(self, mean_C.detach(), (var_C * count / (count - 1)).detach())
-        if self.affine:
-            scale_C = scale_C * self.weight
-        out = centred * scale_C.view(1, -1, 1, 1, 1)
-        if self.affine:
-            out = out + self.bias.view(1, -1, 1, 1, 1)
-        return out.to(x_BCTHW.dtype)
+        rstd_C = (var_C + eps).rsqrt()
+        ctx.save_for_backward(x_BCTHW, weight_C, mean_C, rstd_C, count)
+        ctx.mark_non_differentiable(mean_C, var_C, count)
+        out = centred.mul_(_over_maps(rstd_C if weight_C is None else rstd_C * weight_C))
+        if bias_C is not None:
+            out = out.add_(_over_maps(bias_C))
+        return out.to(x_BCTHW.dtype), mean_C, var_C, count
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
+        x_BCTHW, weight_C, mean_C, rstd_C, count = ctx.saved_tensors
+        unit = (x_BCTHW.to(mean_C.dtype) - _over_maps(mean_C)).mul_(_over_maps(rstd_C))
+        grad = grads[0].to(mean_C.dtype)
+        sums_2C = torch.stack([grad.sum(ALONG), (grad * unit).sum(ALONG)])
+        # Of weight and bias each process has its own clips' gradient: DDP averages them.
+        bias_grad_C, weight_grad_C = sums_2C.unbind()
+        mean_grad_C, along_C = (sum_with_grad(sums_2C) / count).unbind()
+        scale_C = rstd_C if weight_C is None else rstd_C * weight_C
+        x_grad = unit.mul_(_over_maps(-along_C)).add_(grad).sub_(_over_maps(mean_grad_C))
+        x_grad = x_grad.mul_(_over_maps(scale_C)).to(x_BCTHW.dtype)
+        if weight_C is None:
+            return x_grad, None, None, None
+        return x_grad, weight_grad_C, bias_grad_C, None
+
+
+def _over_maps(values_C: Tensor) -> Tensor:
+    return values_C.view(1, -1, 1, 1, 1)
 
 
 class SubBatchNorm(nn.BatchNorm3d):
