@@ -86,9 +86,11 @@ def test_both_views_share_the_statistics_of_each_norm(normed: Build) -> None:
     loss = cvrl(Batch((one, two))).loss.item()
     with torch.no_grad():
         z = F.normalize(cvrl.projector(cvrl.encoder(torch.cat([one, two]))), dim=1)
-        apart = [F.normalize(cvrl.projector(cvrl.encoder(view)), dim=1) for view in (one, two)]
+        first, second = (
+            F.normalize(cvrl.projector(cvrl.encoder(view)), dim=1) for view in (one, two)
+        )
     assert loss == pytest.approx(slow_loss(z[:4], z[4:], 0.1), rel=1e-5)
-    assert abs(loss - slow_loss(*apart, 0.1)) > 0.1
+    assert abs(loss - slow_loss(first, second, 0.1)) > 0.1
 
 
 def test_neither_the_order_of_views_nor_that_of_clips_matters(normed: Build) -> None:

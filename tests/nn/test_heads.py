@@ -51,6 +51,8 @@ def test_a_head_s_norm_is_batch_norm_of_its_rows() -> None:
     x = torch.randn(6, 3)
     ours, theirs = HeadNorm(3), nn.BatchNorm1d(3)
     assert torch.allclose(ours(x), theirs(x), atol=1e-6)
+    assert ours.running_var is not None
+    assert theirs.running_var is not None
     assert torch.allclose(ours.running_var, theirs.running_var, atol=1e-6)
 
 
