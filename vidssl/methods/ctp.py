@@ -9,8 +9,10 @@ Differences: the released head is tied to the number of frames, by a convolution
 of the map and a regressor of T * 4 numbers. Here any T goes: a convolution over three neighbouring
 steps, to which the clip's mean and first step are added, and each step of the map tells the changes
 over its own ``temporal_stride`` frames, summed up from the first frame on; so a patch has not moved
-in the first frame, by construction. Boxes are read in pixels of a 112-pixel side whatever the crop,
-so a target does not depend on it. The mean of a term is over boxes, frames and both coordinates.
+in the first frame, by construction. A change is told as a share of the game's greatest, where the
+release's layer has to grow to the size of its targets. Boxes are read in pixels of a 112-pixel side
+whatever the crop, so a target does not depend on it. The mean of a term is over boxes, frames and
+both coordinates.
 
 Tensor suffixes: B clips, K patches, T frames, C, D features, T', H and W steps and cells of a map.
 """
@@ -73,6 +75,7 @@ class CtP(SSLMethod):
         "too small or too still to be followed (method.game), so that guessing no movement is best"
     )
     num_views = 1
+    greatest: Tensor
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__()
@@ -82,8 +85,10 @@ class CtP(SSLMethod):
         self.whole = nn.Conv3d(2 * width, hidden, 1, bias=False)
         self.region = nn.Linear(hidden * ROI * ROI, hidden)
         self.changes = nn.Linear(hidden, encoder.temporal_stride * 4)
-        # Patches that stay where they were: the guess to begin with.
-        nn.init.normal_(self.changes.weight, std=1e-3)
+        # The head tells a frame's changes as shares of the game's greatest.
+        game = config.game
+        greatest = [game.speed_px / CENTRE_STD] * 2 + [game.growth / SIZE_STD] * 2
+        self.register_buffer("greatest", torch.tensor(greatest), persistent=False)
         nn.init.zeros_(self.changes.bias)
 
     def forward(self, batch: Batch) -> StepOutput:
@@ -115,10 +120,11 @@ class CtP(SSLMethod):
         whole = self.whole(over_time.flatten(1, 2)[:, :, None])
         dense_BDTHW = F.relu(self.near(map_BCTHW) + whole)
         regions = self._regions(dense_BDTHW, first_BK4, clips_BCTHW)
-        changes = self.changes(F.relu(self.region(regions))).float()
+        shares = self.changes(F.relu(self.region(regions))).float()
         B, K = first_BK4.shape[:2]
         steps = dense_BDTHW.shape[2]
-        summed = changes.view(B, steps, K, -1, 4).transpose(1, 2).flatten(2, 3).cumsum(dim=2)
+        changes = shares.view(B, steps, K, -1, 4) * self.greatest
+        summed = changes.transpose(1, 2).flatten(2, 3).cumsum(dim=2)
         moved: Tensor = summed - summed[:, :, :1]
         return moved
 
