@@ -53,6 +53,8 @@ def test_a_head_s_norm_is_batch_norm_of_its_rows() -> None:
     assert torch.allclose(ours(x), theirs(x), atol=1e-6)
     assert ours.running_var is not None
     assert theirs.running_var is not None
+    assert ours.running_var is not None
+    assert theirs.running_var is not None
     assert torch.allclose(ours.running_var, theirs.running_var, atol=1e-6)
 
 
