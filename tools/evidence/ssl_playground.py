@@ -79,7 +79,10 @@ METHODS: dict[str, list[str]] = {
     "teg-0": teg(0.0),
     "teg-0.5": teg(0.5),
     "teg-1": teg(1.0),
-    "ctp": [method("ctp"), MILD],
+    "ctp": [
+        *(method("ctp", "hidden: 128", "game: {speed_px: 5.25}"), MILD),
+        "backbone.stem_pool=false",
+    ],
 }
 
 
