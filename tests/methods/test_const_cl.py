@@ -43,9 +43,9 @@ def method(**changes: object) -> ConSTCL:
     return config(**changes).build(encoder())
 
 
-def batch(clips: int = 4, frames: int = 8, **about: object) -> Batch:
+def batch(clips: int = 4, frames: int = 8, side: int = 64, **about: object) -> Batch:
     torch.manual_seed(1)
-    views = tuple(torch.randn(clips, 3, frames, 64, 64) for _ in range(2))
+    views = tuple(torch.randn(clips, 3, frames, side, side) for _ in range(2))
     return Batch(views, seeds=tuple(range(clips)), **about)  # type: ignore[arg-type]
 
 
@@ -423,6 +423,14 @@ def test_a_clip_of_one_step_is_refused_and_one_of_two_is_not() -> None:
     with pytest.raises(RecipeError, match=r"2 steps or more: backbone.frames 2 gives 1"):
         method()(config().prepare(batch(2, frames=2)))
     assert method()(config().prepare(batch(2, frames=3))).loss.isfinite()
+
+
+def test_a_map_of_one_cell_is_refused_and_one_of_four_is_not() -> None:
+    net = method()
+    sides = [n * net.encoder.spatial_stride for n in (1, 2)]
+    with pytest.raises(RecipeError, match=rf"2 x 2 cells or more.*crop_px {sides[0]} gives 1 x 1"):
+        net(config().prepare(batch(2, side=sides[0])))
+    assert net(config().prepare(batch(2, side=sides[1]))).loss.isfinite()
 
 
 def test_one_clip_a_step_is_refused() -> None:

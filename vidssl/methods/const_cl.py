@@ -176,6 +176,12 @@ class ConSTCL(SSLMethod):
                 "method const_cl needs a map of 2 steps or more: "
                 f"backbone.frames {clips.shape[2]} gives {local_map.shape[2]}"
             )
+        if min(local_map.shape[3:]) < 2:
+            raise RecipeError(
+                "method const_cl needs a map of 2 x 2 cells or more, or all regions are alike: "
+                f"augment.crop_px {clips.shape[3]} gives {local_map.shape[3]} x "
+                f"{local_map.shape[4]}; take a larger one, or backbone.form: detection"
+            )
         one_BD, two_BD = self._projected(global_map).chunk(VIEWS)
         contrast = partial(nt_xent, two_BD=two_BD, temperature=config.temperature)
         global_loss = contrast(one_BD)
