@@ -200,10 +200,10 @@ def test_the_momentum_rises_along_a_cosine_to_one(mean_colour: Build) -> None:
     # 1 - 0.01 (cos(pi p) + 1) / 2
     for progress, expected in [(0.0, 0.99), (0.5, 0.995), (1.0, 1.0)]:
         moco.after_step(progress)
-        assert float(moco.momentum) == pytest.approx(expected, abs=1e-12)
+        assert moco.momentum.value == pytest.approx(expected, abs=1e-12)
     still = method(mean_colour(), anneal=False)
     still.after_step(0.5)
-    assert float(still.momentum) == 0.99
+    assert still.momentum.value == 0.99
 
 
 def test_training_tells_videos_apart_and_does_not_collapse(mean_colour: Build) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vidssl.nn.momentum import follow, frozen_copy
+from vidssl.nn.momentum import Momentum, follow, frozen_copy
 
 
 def net(value: float) -> nn.Sequential:
@@ -54,3 +54,22 @@ def test_a_frozen_copy_is_equal_apart_and_without_gradient() -> None:
     follow(twin, original, 0.5)
     assert (next(twin.parameters()) == 5.5).all()
     assert next(twin.parameters()).grad_fn is None
+
+
+def test_the_momentum_of_a_resumed_training_is_the_one_it_had() -> None:
+    momentum = Momentum(0.99, anneal=True)
+    momentum.after_step(0.5)
+    assert momentum.value == pytest.approx(0.995)
+    again = Momentum(0.99, anneal=True)
+    again.load_state_dict(momentum.state_dict())
+    assert again.value == momentum.value
+
+
+def test_twins_follow_while_training_only() -> None:
+    net, twin = nn.Linear(2, 2), nn.Linear(2, 2)
+    before = twin.weight.detach().clone()
+    momentum = Momentum(0.25, anneal=False)
+    momentum.eval().move((twin, net))
+    assert torch.equal(twin.weight, before)
+    momentum.train().move((twin, net))
+    assert torch.allclose(twin.weight, 0.25 * before + 0.75 * net.weight)

@@ -35,7 +35,7 @@ from vidssl.backbones import Encoder
 from vidssl.methods import Batch, MethodConfig, SSLMethod, StepOutput
 from vidssl.nn.heads import mlp
 from vidssl.nn.health import between, spread
-from vidssl.nn.momentum import annealed, follow, frozen_copy
+from vidssl.nn.momentum import Momentum, frozen_copy
 
 
 class Config(MethodConfig):
@@ -70,7 +70,6 @@ class BYOL(SSLMethod):
         "an average that follows too quickly (a higher method.momentum), a backbone's norm without "
         "batch statistics (norm: sync), or a rate that is too high (a lower optim.lr)"
     )
-    momentum: Tensor
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
         """Start the moving average at the network itself."""
@@ -82,11 +81,13 @@ class BYOL(SSLMethod):
         self.predictor = mlp(config.dim, config.hidden, config.dim, norm=True)
         self.target_encoder = frozen_copy(encoder)
         self.target_projector = frozen_copy(self.projector)
-        self.register_buffer("momentum", torch.tensor(config.momentum, dtype=torch.float64))
+        self.momentum = Momentum(config.momentum, anneal=config.anneal)
 
     def forward(self, batch: Batch) -> StepOutput:
         """Return the loss of all ordered pairs; the average moves before the targets are made."""
-        self._follow()
+        self.momentum.move(
+            (self.target_encoder, self.encoder), (self.target_projector, self.projector)
+        )
         targets = [self._target(clips) for clips in batch.views]
         projections = [self.projector(self.encoder(clips)) for clips in batch.views]
         predictions = [self.predictor(projected) for projected in projections]
@@ -108,13 +109,7 @@ class BYOL(SSLMethod):
 
     def after_step(self, progress: float) -> None:
         """Set the momentum of the next step."""
-        if self.config.anneal:
-            self.momentum.fill_(annealed(self.config.momentum, progress))
-
-    def _follow(self) -> None:
-        if self.training:
-            follow(self.target_encoder, self.encoder, float(self.momentum))
-            follow(self.target_projector, self.projector, float(self.momentum))
+        self.momentum.after_step(progress)
 
     @torch.no_grad()
     def _target(self, clips: Tensor) -> Tensor:

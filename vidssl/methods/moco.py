@@ -51,7 +51,7 @@ from vidssl.nn.contrast import consistency, info_nce
 from vidssl.nn.distributed import exchange, gather, local_rows, world_size
 from vidssl.nn.heads import mlp
 from vidssl.nn.health import against
-from vidssl.nn.momentum import annealed, follow, frozen_copy
+from vidssl.nn.momentum import Momentum, frozen_copy
 from vidssl.nn.norms import FrozenNorm, SyncNorm
 from vidssl.nn.queue import Queue
 
@@ -122,7 +122,6 @@ class MoCo(SSLMethod):
         "temperature that is too high (a lower method.temperature), or a rate that is too high "
         "(a lower optim.lr)"
     )
-    momentum: Tensor
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__()
@@ -133,14 +132,14 @@ class MoCo(SSLMethod):
         self.projector = mlp(encoder.features, *hidden, config.dim)
         self.key_encoder = frozen_copy(encoder)
         self.key_projector = frozen_copy(self.projector)
-        self.register_buffer("momentum", torch.tensor(config.momentum, dtype=torch.float64))
+        self.momentum = Momentum(config.momentum, anneal=config.anneal)
         self.queue = Queue(config.queue, config.dim)
         self.shuffled = config.shuffle and _sees_the_batch(encoder)
 
     def forward(self, batch: Batch) -> StepOutput:
         """Return the contrastive loss; the moving average moves before the keys are made."""
         config, both = self.config, self.config.symmetric
-        self._follow()
+        self.momentum.move((self.key_encoder, self.encoder), (self.key_projector, self.projector))
         keys = [
             self._keys(clips, np.random.default_rng([batch.seed, batch.step, SHUFFLE, view]))
             for view, clips in enumerate(batch.views if both else batch.views[1:])
@@ -175,13 +174,7 @@ class MoCo(SSLMethod):
 
     def after_step(self, progress: float) -> None:
         """Set the momentum of the next step."""
-        if self.config.anneal:
-            self.momentum.fill_(annealed(self.config.momentum, progress))
-
-    def _follow(self) -> None:
-        if self.training:
-            follow(self.key_encoder, self.encoder, float(self.momentum))
-            follow(self.key_projector, self.projector, float(self.momentum))
+        self.momentum.after_step(progress)
 
     def _query(self, clips_BCTHW: Tensor) -> Tensor:
         """Return queries on unit length, ``(B, D)``."""

@@ -35,7 +35,7 @@ from vidssl.nn.co2 import Co2Config, among_keys
 from vidssl.nn.distributed import gather, rank
 from vidssl.nn.heads import mlp
 from vidssl.nn.health import between
-from vidssl.nn.momentum import annealed, follow, frozen_copy
+from vidssl.nn.momentum import Momentum, frozen_copy
 
 
 class Config(MethodConfig):
@@ -77,7 +77,6 @@ class MoCoV3(SSLMethod):
         "an average that follows too quickly (a higher method.momentum), too few clips a step to "
         "be told from (a larger optim.batch), or a rate that is too high (a lower optim.lr)"
     )
-    momentum: Tensor
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
         """Start the moving average at the network itself."""
@@ -92,12 +91,12 @@ class MoCoV3(SSLMethod):
         self.predictor = mlp(dim, hidden, dim, norm=True, last=last)
         self.key_encoder = frozen_copy(encoder)
         self.key_projector = frozen_copy(self.projector)
-        self.register_buffer("momentum", torch.tensor(config.momentum, dtype=torch.float64))
+        self.momentum = Momentum(config.momentum, anneal=config.anneal)
 
     def forward(self, batch: Batch) -> StepOutput:
         """Return the loss of all ordered pairs; the average moves before the keys are made."""
         config = self.config
-        self._follow()
+        self.momentum.move((self.key_encoder, self.encoder), (self.key_projector, self.projector))
         keys = [self._keys(clips) for clips in batch.views]
         queries = [self._queries(clips) for clips in batch.views]
         everyones = [gather(key) for key in keys]
@@ -125,13 +124,7 @@ class MoCoV3(SSLMethod):
 
     def after_step(self, progress: float) -> None:
         """Set the momentum of the next step."""
-        if self.config.anneal:
-            self.momentum.fill_(annealed(self.config.momentum, progress))
-
-    def _follow(self) -> None:
-        if self.training:
-            follow(self.key_encoder, self.encoder, float(self.momentum))
-            follow(self.key_projector, self.projector, float(self.momentum))
+        self.momentum.after_step(progress)
 
     def _queries(self, clips: Tensor) -> Tensor:
         """Return predictions ``(B, D)`` on unit length."""

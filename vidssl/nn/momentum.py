@@ -24,6 +24,37 @@ def annealed(momentum: float, progress: float) -> float:
     return 1 - (1 - momentum) * (math.cos(math.pi * progress) + 1) / 2
 
 
+class Momentum(nn.Module):
+    """How slowly twins follow their networks; part of every checkpoint.
+
+    ``value`` is a plain number, for which no device has to be waited for.
+    """
+
+    def __init__(self, start: float, *, anneal: bool) -> None:
+        """Begin at ``start``, and stay there or be raised to 1."""
+        super().__init__()
+        self.start, self.anneal = start, anneal
+        self.value = start
+
+    def move(self, *pairs: tuple[nn.Module, nn.Module]) -> None:
+        """Move each (twin, network)'s twin a little; not while evaluating."""
+        for twin, net in pairs if self.training else ():
+            follow(twin, net, self.value)
+
+    def after_step(self, progress: float) -> None:
+        """Set the value of the next step; ``progress`` runs over [0, 1]."""
+        if self.anneal:
+            self.value = annealed(self.start, progress)
+
+    def get_extra_state(self) -> float:
+        """Return what a checkpoint keeps."""
+        return self.value
+
+    def set_extra_state(self, state: float) -> None:
+        """Take up what a checkpoint kept."""
+        self.value = float(state)
+
+
 @torch.no_grad()
 def follow(twin: nn.Module, net: nn.Module, momentum: float, *, buffers: bool = False) -> None:
     """Move the parameters of ``twin`` to ``momentum * twin + (1 - momentum) * net``.
