@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import probes
 from numpy.typing import NDArray
-from ssl_playground import FRAMES, METHODS, SIDE, STRIDE, fresh, pretrain, vidssl
+from ssl_playground import FRAMES, METHODS, RANDOM, SIDE, STRIDE, fresh, pretrain, vidssl
 
 from vidssl.backbones import Encoder
 from vidssl.video.probe import probe
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("jhmdb", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--only", nargs="*", default=["random", *METHODS])
+    parser.add_argument("--only", nargs="*", default=[*RANDOM, *METHODS])
     parser.add_argument("--splits", nargs="*", type=int, default=[1, 2, 3])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=600)
@@ -68,8 +68,8 @@ def encoder(
     asked: argparse.Namespace, data: "Data", name: str, run: Path, split: int, seed: int
 ) -> Encoder:
     """Return an encoder, trained on the split's training clips or fresh."""
-    if name == "random":
-        return fresh(seed)
+    if name in RANDOM:
+        return fresh(seed, **RANDOM[name])
     pretrain(asked, name, seed, run, data.lists[split])
     return probes.load(run)
 

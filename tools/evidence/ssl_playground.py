@@ -64,6 +64,8 @@ def teg(weight: float) -> list[str]:
     return [method("teg", "hidden: 256", "dim: 64", f"fine_weight: {weight}"), NESTED, AUGMENT]
 
 
+RANDOM: dict[str, dict[str, bool]] = {"random": {}, "random-fine": {"stem_pool": False}}
+"""Fresh weights: of the net that all others train, and of CtP's, whose maps are finer."""
 QUEUE = ("queue: 1024", "temperature: 0.1", "momentum: 0.99", "layers: 3")
 METHODS: dict[str, list[str]] = {
     "moco": [method("moco", "hidden: 256", "dim: 64", *QUEUE), AUGMENT],
@@ -96,7 +98,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     asked = parser.parse_args()
     truth = Truth(asked.out)
-    names = ["random", "supervised", *METHODS]
+    names = [*RANDOM, "supervised", *METHODS]
     for seed in asked.seeds:
         for name in asked.only or names:
             found = asked.out / f"{name}-{seed}.json"
@@ -109,8 +111,8 @@ def main() -> None:
 def trained(asked: argparse.Namespace, truth: "Truth", name: str, seed: int) -> Encoder:
     """Return an encoder: trained without labels, with labels, or fresh."""
     run = asked.out / f"{name}-{seed}"
-    if name == "random":
-        return fresh(seed)
+    if name in RANDOM:
+        return fresh(seed, **RANDOM[name])
     if name == "supervised":
         data, sizes = truth.folder / "playground", f"crop_px: {SIDE}, test_short_side_px: {SIDE}"
         changes = [*length(asked, seed), f"augment={{short_side_px: [64, 76], {sizes}}}"]
@@ -124,10 +126,10 @@ def trained(asked: argparse.Namespace, truth: "Truth", name: str, seed: int) -> 
     return probes.load(run)
 
 
-def fresh(seed: int) -> Encoder:
+def fresh(seed: int, **changes: bool) -> Encoder:
     """Return an encoder with fresh weights."""
     torch.manual_seed(seed)
-    encoder: Encoder = choose("vidssl.backbones", BACKBONE).build()
+    encoder: Encoder = choose("vidssl.backbones", {**BACKBONE, **changes}).build()
     return encoder
 
 
