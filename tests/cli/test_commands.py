@@ -30,7 +30,9 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
     ),
     "sample": (
         ["source"],
-        RECIPE | {"--recipe", "--out", "--count", "--annotations", "--labels", "--time-origin"},
+        RECIPE
+        | {"--recipe", "--out", "--count", "--annotations", "--labels"}
+        | {"--boxes", "--time-origin"},
     ),
     "pretrain": (["recipe"], TRAIN | {"--boxes", "--time-origin"}),
     "finetune": (
