@@ -319,8 +319,7 @@ def test_a_training_that_goes_on_equals_one_that_never_stopped() -> None:
     for step in range(3, 6):
         assert one.train_step(batch(step)) == other.train_step(batch(step))
     ours, theirs = (run.module.state_dict() for run in (one, other))
-    assert ours.keys() == theirs.keys() >= {"queue.rows", "queue.pointer"}
-    assert ours.pop("momentum._extra_state") == theirs.pop("momentum._extra_state") > 0.999
+    assert ours.keys() == theirs.keys() >= {"queue.rows", "queue.pointer", "momentum._extra_state"}
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 

@@ -5,7 +5,7 @@ import math
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -46,11 +46,11 @@ class Momentum(nn.Module):
         if self.anneal:
             self.value = annealed(self.start, progress)
 
-    def get_extra_state(self) -> float:
-        """Return what a checkpoint keeps."""
-        return self.value
+    def get_extra_state(self) -> Tensor:
+        """Return what a checkpoint keeps: the value, ``()``."""
+        return torch.tensor(self.value, dtype=torch.float64)
 
-    def set_extra_state(self, state: float) -> None:
+    def set_extra_state(self, state: Tensor) -> None:
         """Take up what a checkpoint kept."""
         self.value = float(state)
 
