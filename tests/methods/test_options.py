@@ -348,4 +348,5 @@ def test_an_option_without_a_term_to_act_on_is_refused(
 
 def test_teg_mixes_in_time_where_moments_do_not_matter() -> None:
     settings = ["method.unmix.prob=1", "method.unmix.region=time", "method.fine_weight=0"]
-    load(Pretrain, bundled(Pretrain)["teg_small"], settings)
+    plan = load(Pretrain, bundled(Pretrain)["teg_small"], settings)
+    assert plan.method.model_dump()["unmix"]["region"] == "time"

@@ -100,15 +100,10 @@ def run(
         trainer, dataset = _prepare(plan, index, people)
         monitor = Monitor(plan, index, listing)
         del listing
-        if rank() == 0 and (account := index_job.account(index)) is not None:
-            folder.event("source", **account)
-        if index.set_aside and rank() == 0:
-            aside = index_job.set_aside(index)
-            name_of = told_apart(aside)
-            told = {name_of[path]: why for path, why in aside.items()}
-            folder.event("videos set aside", videos=told)
-        if people is not None and rank() == 0:
-            folder.event("people", **people_job.account(people, boxes))
+        if rank() == 0:
+            _note_data(folder, index)
+            if people is not None:
+                folder.event("people", **people_job.account(people, boxes))
         method = cast(SSLMethod, trainer.module)
         loader, cost = plan.loader, Cost()
         if autotune:
@@ -191,13 +186,25 @@ def _require_fitting(plan: Pretrain) -> None:
     Raises:
         RecipeError: with what the method needs.
     """
-    views = plan.method.build(plan.backbone.build()).num_views
+    with torch.device("meta"):  # no weights are made for a question
+        views = plan.method.build(plan.backbone.build()).num_views
     require_views(plan.sampling, views)
     if len(plan.augment.views) > views:
         raise RecipeError(
             f"augment.views: method {plan.method.name} has {views} views, found "
             f"{len(plan.augment.views)}"
         )
+
+
+def _note_data(folder: RunFolder, index: ClipIndex) -> None:
+    """Write down what the source promised, and which videos are set aside."""
+    if (account := index_job.account(index)) is not None:
+        folder.event("source", **account)
+    if index.set_aside:
+        aside = index_job.set_aside(index)
+        name_of = told_apart(aside)
+        told = {name_of[path]: why for path, why in aside.items()}
+        folder.event("videos set aside", videos=told)
 
 
 def _prepare(

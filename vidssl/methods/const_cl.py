@@ -41,7 +41,7 @@ from vidssl.errors import RecipeError
 from vidssl.methods import Batch, MethodConfig, SSLMethod, StepOutput
 from vidssl.nn.co2 import Co2Config, among_regions
 from vidssl.nn.contrast import SELF, nt_xent
-from vidssl.nn.distributed import gather, gather_with_grad, rank, world_size
+from vidssl.nn.distributed import gather, gather_with_grad, own_rows, world_size
 from vidssl.nn.heads import mlp
 from vidssl.nn.health import between
 from vidssl.nn.reconstructor import Reconstructor
@@ -284,9 +284,8 @@ def match(
         positive_BNC = nearest(own_BNC, other_BNC)
         positive_BN1 = (query_BNC * positive_BNC).sum(dim=2, keepdim=True)
         negative_BNGN = torch.einsum("bnc,gmc->bngm", query_BNC, gather_with_grad(other_BNC))
-        clips, videos = len(query_BNC), negative_BNGN.shape[2]
-        mine = rank() * clips + torch.arange(clips, device=query_BNC.device)
-        same_BG = mine[:, None] == torch.arange(videos, device=query_BNC.device)
+        videos = torch.arange(negative_BNGN.shape[2], device=query_BNC.device)
+        same_BG = own_rows(query_BNC)[:, None] == videos
         negative_BNGN = negative_BNGN.masked_fill(same_BG[:, None, :, None], SELF)
         logits = torch.cat([positive_BN1, negative_BNGN.flatten(2)], dim=2) / temperature
         each_BN = logits.logsumexp(dim=2) - logits[:, :, 0]

@@ -32,7 +32,7 @@ from vidssl.augment.mixing import UnmixConfig, mix_reversed, of_both
 from vidssl.backbones import Encoder
 from vidssl.methods import Batch, MethodConfig, SSLMethod, StepOutput
 from vidssl.nn.co2 import Co2Config, among_keys
-from vidssl.nn.distributed import gather, rank
+from vidssl.nn.distributed import gather, own_rows
 from vidssl.nn.heads import mlp
 from vidssl.nn.health import between
 from vidssl.nn.momentum import Momentum, frozen_copy
@@ -144,5 +144,4 @@ def contrast(q_BD: Tensor, keys_GD: Tensor, temperature: float) -> Tensor:
     """
     with torch.autocast(q_BD.device.type, enabled=False):
         logits_BG = q_BD.float() @ keys_GD.float().T / temperature
-    own = rank() * len(q_BD) + torch.arange(len(q_BD), device=q_BD.device)
-    return F.cross_entropy(logits_BG, own)
+    return F.cross_entropy(logits_BG, own_rows(q_BD))

@@ -39,7 +39,7 @@ from vidssl.errors import RecipeError
 from vidssl.methods import Batch, MethodConfig, SSLMethod, StepOutput
 from vidssl.nn.co2 import Co2Config, among_clips
 from vidssl.nn.contrast import nt_xent
-from vidssl.nn.distributed import gather_with_grad, rank, sum_with_grad, world_size
+from vidssl.nn.distributed import gather_with_grad, own_rows, sum_with_grad, world_size
 from vidssl.nn.heads import mlp
 from vidssl.nn.health import between
 
@@ -241,7 +241,7 @@ def aligned_nce(
         allowed = torch.ones_like(negative, dtype=torch.bool)
         far = (at_BS[:, :, None] - times_BL[:, None, :]).abs() > near_s[:, None, None] + SAME_S
         own = torch.arange(B, device=q_BSD.device)
-        allowed[own, :, rank() * B + own] = far & same_video_negatives
+        allowed[own, :, own_rows(q_BSD)] = far & same_video_negatives
         negative = negative.masked_fill(~allowed, float("-inf")).reshape(B * S, -1)
         logits = torch.cat([positive_B1, negative], dim=1) / temperature
         each = logits.logsumexp(dim=1) - logits[:, 0]

@@ -19,7 +19,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from vidssl.nn.contrast import SELF, symmetric_kl
-from vidssl.nn.distributed import gather, gather_with_grad, rank, world_size
+from vidssl.nn.distributed import gather, gather_with_grad, own_rows, world_size
 from vidssl.section import Section
 
 
@@ -94,5 +94,4 @@ def among_regions(
 
 def _own(local: Tensor, everyones: Tensor) -> Tensor:
     """Return which rows of all processes are which of this one's, ``(B, G)``."""
-    mine = rank() * len(local) + torch.arange(len(local), device=local.device)
-    return mine[:, None] == torch.arange(len(everyones), device=local.device)
+    return own_rows(local)[:, None] == torch.arange(len(everyones), device=local.device)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vidssl.nn.distributed import gather_with_grad, rank
+from vidssl.nn.distributed import gather_with_grad, own_rows
 
 SELF = -1e9
 """Stands for the similarity of a clip with itself, which is no negative."""
@@ -21,17 +21,12 @@ def info_nce(q_BD: Tensor, k_BD: Tensor, negatives_KD: Tensor, temperature: floa
 
     van den Oord et al., https://arxiv.org/abs/1807.03748; in this form MoCo's equation 1.
     """
-    return info_nce_each(q_BD, k_BD, negatives_KD, temperature).mean()
-
-
-def info_nce_each(q_BD: Tensor, k_BD: Tensor, negatives_KD: Tensor, temperature: float) -> Tensor:
-    """Return the loss of each query, ``(B,)``; see :func:`info_nce`."""
     with torch.autocast(q_BD.device.type, enabled=False):
         q_BD, k_BD, negatives_KD = q_BD.float(), k_BD.float(), negatives_KD.float()
         positive_B1 = (q_BD * k_BD).sum(dim=1, keepdim=True)
         logits = torch.cat([positive_B1, q_BD @ negatives_KD.T], dim=1) / temperature
     own = torch.zeros(len(q_BD), dtype=torch.long, device=q_BD.device)
-    return F.cross_entropy(logits, own, reduction="none")
+    return F.cross_entropy(logits, own)
 
 
 def nt_xent(one_BD: Tensor, two_BD: Tensor, temperature: float) -> Tensor:
@@ -45,7 +40,7 @@ def nt_xent(one_BD: Tensor, two_BD: Tensor, temperature: float) -> Tensor:
     with torch.autocast(one_BD.device.type, enabled=False):
         one_BD, two_BD = one_BD.float(), two_BD.float()
         one_GD, two_GD = gather_with_grad(one_BD), gather_with_grad(two_BD)
-        mine = rank() * len(one_BD) + torch.arange(len(one_BD), device=one_BD.device)
+        mine = own_rows(one_BD)
         loss = one_BD.new_zeros(())
         for here_BD, same_GD, other_GD in ((one_BD, one_GD, two_GD), (two_BD, two_GD, one_GD)):
             within = (here_BD @ same_GD.T / temperature).clone()

@@ -109,6 +109,11 @@ def gather_with_grad(local_B: Tensor) -> Tensor:
     return rows
 
 
+def own_rows(local_B: Tensor) -> Tensor:
+    """Return where this process's rows stand among those that :func:`gather` puts together."""
+    return rank() * len(local_B) + torch.arange(len(local_B), device=local_B.device)
+
+
 def on_any(flag: bool, device: torch.device) -> bool:
     """Whether the flag is up on any process: what one of them must do, all do together."""
     if world_size() == 1:
