@@ -26,6 +26,7 @@ from vidssl.detection.detector import Detector
 from vidssl.errors import AnnotationError, BankError, CheckpointError
 from vidssl.features import Bank
 from vidssl.jobs import _detector as shared
+from vidssl.jobs import _forecast as forecasting
 from vidssl.jobs import _pace as pace
 from vidssl.jobs import _training as training
 from vidssl.jobs import report
@@ -172,7 +173,7 @@ def run(
     )
 
 
-def forecast(plan: Detection, encoder: str, data: DetectionData) -> training.Forecast:
+def forecast(plan: Detection, encoder: str, data: DetectionData) -> forecasting.Forecast:
     """Decode one batch and do one step without writing anything that stays.
 
     Raises:
@@ -192,7 +193,7 @@ def forecast(plan: Detection, encoder: str, data: DetectionData) -> training.For
         )
         trainer = training.trainer(detector, plan, len(moments))
         dataset = KeyFrameDataset(placed, shared.reading(plan), plan.seed, bank)
-        return training.forecast(
+        return forecasting.forecast(
             plan, trainer, dataset, _preparation(plan, trainer), samples=len(moments)
         )
 

@@ -17,6 +17,7 @@ from vidssl.data.clips import ClipDataset, ClipReading, ClipSample, augmented, r
 from vidssl.data.loader import Cost
 from vidssl.data.people import People
 from vidssl.errors import RecipeError
+from vidssl.jobs import _forecast as forecasting
 from vidssl.jobs import _pace as pace
 from vidssl.jobs import _people as people_job
 from vidssl.jobs import _training as training
@@ -140,7 +141,7 @@ def run(
     )
 
 
-def forecast(plan: Pretrain, videos: str, boxes: BoxFiles | None = None) -> training.Forecast:
+def forecast(plan: Pretrain, videos: str, boxes: BoxFiles | None = None) -> forecasting.Forecast:
     """Decode one batch and do one step without writing anything that stays.
 
     Raises:
@@ -160,7 +161,7 @@ def forecast(plan: Pretrain, videos: str, boxes: BoxFiles | None = None) -> trai
         index = ClipIndex(Path(folder) / "index.parquet")
         people = people_job.open_people(tables, index, boxes.time_origin, paths)
         trainer, dataset = _prepare(plan, index, people)
-        return training.forecast(
+        return forecasting.forecast(
             plan, trainer, dataset, _on_device(plan, trainer), samples=len(paths)
         )
 
