@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vidssl.errors import Interrupted, OutputError
-from vidssl.train.folder import RunFolder, claim, read_events, read_log
+from vidssl.train.folder import RunFolder, Terms, claim, read_events, read_log
 
 IDENTITY = {"command": "pretrain", "recipe": {"optim": {"lr": 0.1, "steps": 5}, "seed": 0}}
 
@@ -84,6 +84,36 @@ def test_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
     )
     with pytest.raises(OutputError, match=r"recipe\.seed: 0 there, null asked"):
         claim(tmp_path / "run", {**IDENTITY, "recipe": {"optim": {"lr": 0.1, "steps": 5}}})
+
+
+def test_what_is_harmless_to_change_is_accepted_and_told(tmp_path: Path) -> None:
+    terms = Terms(harmless=("recipe.optim", "recipe.se"))
+    with open_folder(tmp_path / "run") as folder:
+        folder.keep()
+    with RunFolder(tmp_path / "run", other(0.2), "", terms):
+        pass
+    (event,) = read_events(tmp_path / "run")
+    assert event["event"] == "recipe changed"
+    assert event["changes"] == ["recipe.optim.lr: 0.1 there, 0.2 asked"]
+    assert claim(tmp_path / "run", other(0.2), terms) == []  # it is the run's own from now on
+    harmful = {**IDENTITY, "recipe": {"optim": {"lr": 0.3, "steps": 5}, "seed": 7}}
+    with pytest.raises(OutputError) as caught:
+        claim(tmp_path / "run", harmful, terms)
+    assert str(caught.value).splitlines()[1:] == ["  recipe.seed: 0 there, 7 asked"]
+
+
+def test_what_an_earlier_version_did_not_write_down_is_taken_as_it_was_then(
+    tmp_path: Path,
+) -> None:
+    with open_folder(tmp_path / "run", {"command": "pretrain"}) as folder:
+        folder.keep()
+    newer = {"command": "pretrain", "averaged": False}
+    with pytest.raises(OutputError, match="averaged: null there, false asked"):
+        claim(tmp_path / "run", newer)
+    terms = Terms(renewed=lambda there: {"averaged": False, **there})
+    assert claim(tmp_path / "run", newer, terms) == []
+    with pytest.raises(OutputError, match="averaged: false there, true asked"):
+        claim(tmp_path / "run", {**newer, "averaged": True}, terms)
 
 
 def test_what_belongs_to_others_is_refused_and_stays(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,9 +20,24 @@ from vidssl.nn.distributed import rank
 from vidssl.video.storage import shown
 
 IDENTITY = "run.json"
-HARMLESS = {"index.parquet", ".index.parquet.parts", ".lock"}
+LEFT_BEHIND = {"index.parquet", ".index.parquet.parts", ".lock"}
 """What an earlier command may have left where no work was begun. An index holds for any run: each
 row is compared with its file."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On which a run is gone on with.
+
+    ``harmless`` are the dotted keys of the identity that do not make it another run, each with all
+    below it. ``renewed`` gives the identity that an earlier version wrote the keys that it lacks.
+    """
+
+    harmless: Collection[str] = ()
+    renewed: Callable[[dict[str, Any]], dict[str, Any]] = dict
+
+
+STRICT = Terms()
 
 
 class RunFolder:
@@ -31,7 +47,13 @@ class RunFolder:
     what it wrote: a refused command leaves no trace.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any], recipe_yaml: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        identity: Mapping[str, Any],
+        recipe_yaml: str,
+        terms: Terms = STRICT,
+    ) -> None:
         """Take ``path`` for the run that ``identity`` describes, or go on with it.
 
         Of several processes the first alone locks and writes.
@@ -46,11 +68,13 @@ class RunFolder:
         if not self._writes:
             return
         wanted = without_secrets(json.loads(json.dumps(identity)))
-        claim(path, wanted)
+        changed = claim(path, wanted, terms)
         self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
         self._lock = _lock(path)
         write_text(path / IDENTITY, json.dumps(wanted, indent=1) + "\n")
         write_text(path / "recipe.yaml", recipe_yaml)
+        if changed:
+            self.event("recipe changed", changes=changed)
 
     def __enter__(self) -> Self:
         """Return the folder itself."""
@@ -90,16 +114,18 @@ class RunFolder:
         write_text(self.path / "log.jsonl", "".join(json.dumps(e) + "\n" for e in kept))
 
 
-def claim(path: Path, identity: Mapping[str, Any]) -> None:
+def claim(path: Path, identity: Mapping[str, Any], terms: Terms = STRICT) -> list[str]:
     """Check that ``path`` is absent, empty but for an index, or the folder of the same run.
 
+    Returned is a line for each harmless difference.
+
     Raises:
-        OutputError: otherwise, with what differs.
+        OutputError: if the folder is taken, with what else differs.
     """
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path}: is a file; expected a folder for the run, or a new name")
-    if not path.is_dir() or {entry.name for entry in path.iterdir()} <= HARMLESS:
-        return
+    if not path.is_dir() or {entry.name for entry in path.iterdir()} <= LEFT_BEHIND:
+        return []
     if not (path / IDENTITY).is_file():
         raise OutputError(f"{path}: holds other files and no {IDENTITY}; choose an empty folder")
     try:
@@ -107,11 +133,14 @@ def claim(path: Path, identity: Mapping[str, Any]) -> None:
     except (OSError, ValueError) as error:
         raise OutputError(f"{path / IDENTITY}: damaged ({error}); choose another folder") from error
     here = without_secrets(json.loads(json.dumps(identity)))
-    there = without_secrets(there) if isinstance(there, dict) else there
+    there = terms.renewed(without_secrets(there)) if isinstance(there, dict) else there
     differences = _differences(there, here)
-    if differences:
+    accepted = {key: words for key, words in differences.items() if _is_below(key, terms.harmless)}
+    if len(accepted) < len(differences):
         title = f"{path}: belongs to another run; choose another folder, or its values"
-        raise OutputError(listed(title, differences))
+        refused = [words for key, words in differences.items() if key not in accepted]
+        raise OutputError(listed(title, refused))
+    return list(accepted.values())
 
 
 def without_secrets(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,13 +203,17 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _differences(there: Any, here: Any, at: str = "") -> list[str]:
+def _is_below(key: str, places: Collection[str]) -> bool:
+    return any(key == place or key.startswith(f"{place}.") for place in places)
+
+
+def _differences(there: Any, here: Any, at: str = "") -> dict[str, str]:
+    """Return what differs in words, by its dotted key."""
     if isinstance(there, dict) and isinstance(here, dict):
-        return [
-            difference
-            for key in sorted(there.keys() | here.keys())
-            for difference in _differences(
-                there.get(key), here.get(key), f"{at}.{key}" if at else key
-            )
-        ]
-    return [] if there == here else [f"{at}: {json.dumps(there)} there, {json.dumps(here)} asked"]
+        found: dict[str, str] = {}
+        for key in sorted(there.keys() | here.keys()):
+            found |= _differences(there.get(key), here.get(key), f"{at}.{key}" if at else key)
+        return found
+    if there == here:
+        return {}
+    return {at: f"{at}: {json.dumps(there)} there, {json.dumps(here)} asked"}
