@@ -51,6 +51,24 @@ def test_a_bundled_recipe_loads_and_its_dump_loads_to_the_same(
     assert load(kind, tmp_path / "again.yaml") == recipe
 
 
+def test_a_recipe_says_its_version_and_one_without_is_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(PRETRAIN)
+    recipe = load(Pretrain, path)
+    assert dump(recipe).startswith("version: 1\n")
+    assert "version" not in recipe.model_dump()  # it is no part of what is trained
+    path.write_text("version: 1\n" + PRETRAIN)
+    assert load(Pretrain, path) == recipe
+
+
+def test_a_recipe_of_a_newer_version_is_refused_by_that_alone(pretrain: Refused) -> None:
+    told = pretrain("version: 2\nunheard_of: true\n" + PRETRAIN)
+    assert "mine.yaml: version 2 was written by a newer vidssl; this one reads recipes of" in told
+    assert "unheard_of" not in told
+    assert 'version: should be 1, found "new"' in pretrain("version: new\n" + PRETRAIN)
+    assert "version: should be 1, found 0" in pretrain("version: 0\n" + PRETRAIN)
+
+
 @pytest.mark.parametrize(("kind", "name"), BUNDLED)
 def test_a_bundled_recipe_begins_with_its_command_and_what_to_expect(
     kind: type[Recipe], name: str

@@ -37,6 +37,9 @@ from vidssl.train.optim import OptimConfig
 from vidssl.video.reader import Decoder
 
 TASKS = ("pretrain", "detection", "extract")
+VERSION = 1
+"""Of the format. A new key's default does what was done before there was the key; where that cannot
+be, or a key means something else, the version grows and :func:`load` translates older ones."""
 
 
 Backbone = Annotated[
@@ -49,6 +52,8 @@ class Recipe(Section):
     """What every recipe has."""
 
     folder: ClassVar[str]
+    version: Literal[1] = Field(default=1, exclude=True)
+    """Of the format, not of what is trained: two recipes that differ in it alone are the same."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     device: Literal["auto", "cpu"] = "auto"
     """``auto`` takes the GPU where there is one."""
@@ -217,6 +222,12 @@ def validate(kind: type[Kind], values: dict[str, Any], where: str) -> Kind:
     Raises:
         RecipeError: with every problem, by its dotted key.
     """
+    version = values.get("version", VERSION)
+    if type(version) is int and version > VERSION:  # whatever else seems wrong follows from it
+        raise RecipeError(
+            f"{where}: version {version} was written by a newer vidssl; this one reads recipes of "
+            f"version {VERSION}"
+        )
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -226,7 +237,8 @@ def validate(kind: type[Kind], values: dict[str, Any], where: str) -> Kind:
 
 def dump(recipe: Recipe) -> str:
     """Return the resolved recipe as YAML that loads to an equal recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    values = {"version": recipe.version, **recipe.model_dump(mode="json")}
+    return yaml.safe_dump(values, sort_keys=False)
 
 
 def backbone_from(card: dict[str, Any], where: str) -> BackboneConfig:
