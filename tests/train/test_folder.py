@@ -57,7 +57,8 @@ def test_a_run_says_what_it_is_and_may_be_gone_on_with(tmp_path: Path) -> None:
             folder.keep()
             folder.log({"step": 0, "loss": 1.0})
             folder.event("start", step=0)
-    assert json.loads((tmp_path / "deep/run/run.json").read_text()) == IDENTITY
+    written = json.loads((tmp_path / "deep/run/run.json").read_text())
+    assert written == {"format": 1, **IDENTITY}
     assert (tmp_path / "deep/run/recipe.yaml").read_text() == "seed: 0\n"
     assert read_log(tmp_path / "deep/run") == [{"step": 0, "loss": 1.0}] * 2
     events = read_events(tmp_path / "deep/run")
@@ -208,6 +209,39 @@ def test_rewinding_forgets_later_steps_and_a_line_cut_short(tmp_path: Path) -> N
         assert read_log(folder.path) == [{"step": s, "loss": s / 7} for s in (0, 9, 19)]
         folder.rewind(0)
         assert read_log(folder.path) == []
+
+
+def test_a_run_that_says_no_format_is_gone_on_with_and_says_it_from_then_on(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(IDENTITY))
+    with open_folder(tmp_path) as folder:
+        assert json.loads((folder.path / "run.json").read_text())["format"] == 1
+
+
+@pytest.mark.parametrize("newer", [2, "next"])
+def test_a_run_of_a_newer_format_is_refused_by_that_alone(newer: object, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"format": newer, "unheard": "of"}))
+    with pytest.raises(OutputError) as caught:
+        open_folder(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'run.json'}: format {json.dumps(newer)} was written by a newer vidssl; "
+        "this one reads format 1"
+    )
+
+
+def test_an_event_after_one_that_was_cut_short_is_not_lost_with_it(tmp_path: Path) -> None:
+    with open_folder(tmp_path / "run") as folder:
+        folder.keep()
+        folder.event("start", step=0)
+    with (tmp_path / "run" / "events.jsonl").open("a") as events:
+        events.write('{"event": "ala')
+    with open_folder(tmp_path / "run") as folder:
+        folder.event("start", step=4)
+    assert [event["step"] for event in read_events(tmp_path / "run")] == [0, 4]
+
+
+def test_a_log_with_bytes_that_are_no_text_is_read_as_far_as_it_is_one(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_bytes(b'{"step": 0}\n\xff\xfe{"st\n\x00\x00\n{"step": 2}\n')
+    assert [entry["step"] for entry in read_log(tmp_path)] == [0, 2]
 
 
 def test_logs_that_are_not_there_are_empty(tmp_path: Path) -> None:

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from vidssl.errors import CheckpointError, nearest
-from vidssl.train.folder import IDENTITY, read_events, read_log, without_secrets
+from vidssl.train.folder import (
+    IDENTITY,
+    of_newer_format,
+    read_events,
+    read_log,
+    without_secrets,
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,8 @@ def _identity(folder: Path) -> dict[str, Any]:
     identity = _objects({IDENTITY: path}, unread)
     if unread:
         raise CheckpointError(unread[0])
+    if newer := of_newer_format(identity[IDENTITY]):
+        raise CheckpointError(f"{path}: {newer}")
     return without_secrets(identity[IDENTITY])  # those of earlier versions may have some
 
 

@@ -20,6 +20,8 @@ from vidssl.nn.distributed import rank
 from vidssl.video.storage import shown
 
 IDENTITY = "run.json"
+FORMAT = 1
+"""Of ``run.json``, which says it, and of the two logs. A folder that says none is of the first."""
 LEFT_BEHIND = {"index.parquet", ".index.parquet.parts", ".lock"}
 """What an earlier command may have left where no work was begun. An index holds for any run: each
 row is compared with its file."""
@@ -71,8 +73,9 @@ class RunFolder:
         changed = claim(path, wanted, terms)
         self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
         self._lock = _lock(path)
-        write_text(path / IDENTITY, json.dumps(wanted, indent=1) + "\n")
+        write_text(path / IDENTITY, json.dumps({"format": FORMAT, **wanted}, indent=1) + "\n")
         write_text(path / "recipe.yaml", recipe_yaml)
+        _end_last_line(path / "events.jsonl")
         if changed:
             self.event("recipe changed", changes=changed)
 
@@ -132,7 +135,11 @@ def claim(path: Path, identity: Mapping[str, Any], terms: Terms = STRICT) -> lis
         there = json.loads((path / IDENTITY).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise OutputError(f"{path / IDENTITY}: damaged ({error}); choose another folder") from error
+    if newer := of_newer_format(there):
+        raise OutputError(f"{path / IDENTITY}: {newer}")
     here = without_secrets(json.loads(json.dumps(identity)))
+    if isinstance(there, dict):
+        there.pop("format", None)
     there = terms.renewed(without_secrets(there)) if isinstance(there, dict) else there
     differences = _differences(there, here)
     accepted = {key: words for key, words in differences.items() if _is_below(key, terms.harmless)}
@@ -141,6 +148,16 @@ def claim(path: Path, identity: Mapping[str, Any], terms: Terms = STRICT) -> lis
         refused = [words for key, words in differences.items() if key not in accepted]
         raise OutputError(listed(title, refused))
     return list(accepted.values())
+
+
+def of_newer_format(identity: Any) -> str:
+    """Return what is wrong with what ``run.json`` holds if this version cannot know it, or ""."""
+    found = identity.get("format", FORMAT) if isinstance(identity, dict) else FORMAT
+    if found == FORMAT:
+        return ""
+    return (
+        f"format {json.dumps(found)} was written by a newer vidssl; this one reads format {FORMAT}"
+    )
 
 
 def without_secrets(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,11 +208,21 @@ def _append(path: Path, entry: Mapping[str, Any]) -> None:
         file.write(json.dumps(entry) + "\n")
 
 
+def _end_last_line(path: Path) -> None:
+    """End a line that a crash cut short, so that what follows it does not belong to it."""
+    if not path.is_file() or not path.stat().st_size:
+        return
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.write(b"\n")
+
+
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             entries.append(json.loads(line))
         except json.JSONDecodeError:
