@@ -34,7 +34,7 @@ def test_a_run_holds_what_scripts_rely_on(pretrained: Path) -> None:
     for entry in log:
         assert entry.keys() >= {"step", "loss", "lr", "clips_per_s", "data_wait", "top1"}
     assert [entry["samples_seen"] for entry in log] == [2, 4, 6]
-    assert [event["event"] for event in read_events(pretrained)] == ["source", "start"]
+    assert [event["event"] for event in read_events(pretrained)] == ["source", "start", "finished"]
     card = json.loads((pretrained / "encoder.json").read_text())
     assert (card["trained_by"]["steps"], card["trained_by"]["samples_seen"]) == (3, 6)
     assert card["trained_by"]["samples_seen_before"] == 0

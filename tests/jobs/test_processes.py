@@ -210,7 +210,7 @@ def test_two_processes_pretrain_together_and_log_once(
     told = json.loads((tmp_path / "result.json").read_text())
     assert told["encoder_hash"] == json.loads((run / "encoder.json").read_text())["hash"]
     assert [entry["step"] for entry in read_log(run)] == [0, 1, 2]
-    assert [event["event"] for event in read_events(run)] == ["source", "start"]
+    assert [event["event"] for event in read_events(run)] == ["source", "start", "finished"]
     assert both.told.count("training, loss") == 2  # the first step and the last, of one process
     assert (run / "report.html").is_file()
 

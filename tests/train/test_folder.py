@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vidssl.errors import Interrupted, OutputError
-from vidssl.train.folder import RunFolder, Terms, claim, read_events, read_log
+from vidssl.train.folder import RunFolder, Terms, claim, is_in_use, read_events, read_log
 
 IDENTITY = {"command": "pretrain", "recipe": {"optim": {"lr": 0.1, "steps": 5}, "seed": 0}}
 
@@ -62,7 +62,7 @@ def test_a_run_says_what_it_is_and_may_be_gone_on_with(tmp_path: Path) -> None:
     assert (tmp_path / "deep/run/recipe.yaml").read_text() == "seed: 0\n"
     assert read_log(tmp_path / "deep/run") == [{"step": 0, "loss": 1.0}] * 2
     events = read_events(tmp_path / "deep/run")
-    assert [(e["event"], e["step"]) for e in events] == [("start", 0)] * 2
+    assert [(e["event"], e.get("step")) for e in events] == [("start", 0), ("finished", None)] * 2
     assert events[0]["time"] <= events[1]["time"]
     assert not (tmp_path / "deep/run/.lock").exists()
 
@@ -93,7 +93,7 @@ def test_what_is_harmless_to_change_is_accepted_and_told(tmp_path: Path) -> None
         folder.keep()
     with RunFolder(tmp_path / "run", other(0.2), "", terms):
         pass
-    (event,) = read_events(tmp_path / "run")
+    event = read_events(tmp_path / "run")[-1]
     assert event["event"] == "recipe changed"
     assert event["changes"] == ["recipe.optim.lr: 0.1 there, 0.2 asked"]
     assert claim(tmp_path / "run", other(0.2), terms) == []  # it is the run's own from now on
@@ -146,7 +146,10 @@ def test_a_refusal_takes_nothing_from_a_run_that_was_there(tmp_path: Path) -> No
     with pytest.raises(KeyError, match="wrong input"):
         fail(tmp_path / "run", KeyError("wrong input"))
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == before
-    assert len(read_events(tmp_path / "run")) == 2
+    assert [event["event"] for event in read_events(tmp_path / "run")] == [
+        *("start", "finished"),
+        "start",  # of the refused one, which never came to its work
+    ]
 
 
 @pytest.mark.parametrize("stopped", [Interrupted("indexed 5 of 9"), KeyError("a wrong recipe")])
@@ -165,6 +168,63 @@ def test_work_begun_is_kept_whatever_happens(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="a bug"):
         fail(tmp_path / "run", KeyError("a bug"), keep=True)
     assert (tmp_path / "run" / "run.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("failure", "end"),
+    [
+        (Interrupted("stopped at step 5 of 9"), "interrupted"),
+        (KeyboardInterrupt("Ctrl-C"), "interrupted"),
+        (OutputError("no space left"), "failed"),
+        (KeyError("a bug"), "failed"),
+    ],
+)
+def test_how_the_work_ended_is_written_down(
+    failure: BaseException, end: str, tmp_path: Path
+) -> None:
+    with pytest.raises(type(failure)):
+        fail(tmp_path / "run", failure, keep=True)
+    last = read_events(tmp_path / "run")[-1]
+    assert (last["event"], last["words"]) == (end, str(failure))
+
+
+def test_a_folder_is_in_use_while_it_is_open(tmp_path: Path) -> None:
+    assert not is_in_use(tmp_path / "run")
+    with open_folder(tmp_path / "run") as folder:
+        folder.keep()
+        assert is_in_use(tmp_path / "run")
+        assert is_in_use(tmp_path / "run")  # to look takes nothing away
+    assert not is_in_use(tmp_path / "run")
+    (tmp_path / "run" / ".lock").touch()  # as a killed process leaves it
+    assert not is_in_use(tmp_path / "run")
+
+
+class Noting:
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def log(self, entry: Mapping[str, object]) -> None:
+        self.told.append(entry["step"])
+
+    def event(self, event: Mapping[str, object]) -> None:
+        self.told.append(event["event"])
+
+    def rewind(self, step: int) -> None:
+        self.told.append(f"back to {step}")
+
+    def close(self) -> None:
+        self.told.append("closed")
+
+
+def test_who_follows_is_told_all_that_the_folder_is_told(tmp_path: Path) -> None:
+    noting = Noting()
+    with open_folder(tmp_path / "run") as folder:
+        folder.follow(noting)
+        folder.event("start", step=3)
+        folder.rewind(3)
+        folder.keep()
+        folder.log({"step": 3})
+    assert noting.told == ["start", "back to 3", 3, "finished", "closed"]
 
 
 HOLD = """
@@ -236,7 +296,8 @@ def test_an_event_after_one_that_was_cut_short_is_not_lost_with_it(tmp_path: Pat
         events.write('{"event": "ala')
     with open_folder(tmp_path / "run") as folder:
         folder.event("start", step=4)
-    assert [event["step"] for event in read_events(tmp_path / "run")] == [0, 4]
+    found = [(event["event"], event.get("step")) for event in read_events(tmp_path / "run")]
+    assert found == [("start", 0), ("finished", None), ("start", 4)]
 
 
 def test_a_log_with_bytes_that_are_no_text_is_read_as_far_as_it_is_one(tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ import json
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from types import TracebackType
+from typing import Any, Protocol, Self
 
-from vidssl.errors import OutputError, listed
+from vidssl.errors import Interrupted, OutputError, listed
 from vidssl.files import write_text
 from vidssl.nn.distributed import rank
 from vidssl.video.storage import shown
@@ -22,6 +24,7 @@ from vidssl.video.storage import shown
 IDENTITY = "run.json"
 FORMAT = 1
 """Of ``run.json``, which says it, and of the two logs. A folder that says none is of the first."""
+LOOK_S = 0.1  # ample for another process to see that a folder is not in use
 LEFT_BEHIND = {"index.parquet", ".index.parquet.parts", ".lock"}
 """What an earlier command may have left where no work was begun. An index holds for any run: each
 row is compared with its file."""
@@ -40,6 +43,22 @@ class Terms:
 
 
 STRICT = Terms()
+
+
+class Follower(Protocol):
+    """Told of all that a run's folder is told of; see the methods of :class:`RunFolder`."""
+
+    def log(self, entry: Mapping[str, Any]) -> None:
+        """Take a logged step."""
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Take an event as it is written down."""
+
+    def rewind(self, step: int) -> None:
+        """Forget logged steps from ``step`` on."""
+
+    def close(self) -> None:
+        """Nothing follows."""
 
 
 class RunFolder:
@@ -67,6 +86,8 @@ class RunFolder:
         self._writes = rank() == 0
         self._lock: int | None = None
         self._kept = (path / IDENTITY).is_file()
+        self._begun = False
+        self._followers: list[Follower] = []
         if not self._writes:
             return
         wanted = without_secrets(json.loads(json.dumps(identity)))
@@ -83,10 +104,20 @@ class RunFolder:
         """Return the folder itself."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Let others have the folder."""
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Note how the work ended, if it began, and let others have the folder."""
         if self._lock is None:
             return
+        with suppress(OSError):  # a full disk, which is what most likely failed before
+            if self._begun:
+                self.event(_end(error), **({"words": str(error)} if str(error or "") else {}))
+            for follower in self._followers:
+                follower.close()
         (self.path / ".lock").unlink(missing_ok=True)  # before another can lock it
         os.close(self._lock)
         if not self._kept:
@@ -98,16 +129,26 @@ class RunFolder:
 
     def keep(self) -> None:
         """From here on there is work in the folder that must not be lost."""
-        self._kept = True
+        self._kept = self._begun = True
+
+    def follow(self, follower: Follower) -> None:
+        """Tell ``follower`` all that comes; of several processes the first alone does."""
+        if self._writes:
+            self._followers.append(follower)
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Add one logged step; of several processes the first alone logs."""
         if self._writes:
             _append(self.path / "log.jsonl", entry)
+        for follower in self._followers:
+            follower.log(entry)
 
     def event(self, kind: str, **details: Any) -> None:
         """Add one event with the time at which it happened."""
-        _append(self.path / "events.jsonl", {"event": kind, "time": time.time(), **details})
+        event = {"event": kind, "time": time.time(), **details}
+        _append(self.path / "events.jsonl", event)
+        for follower in self._followers:
+            follower.event(event)
 
     def rewind(self, step: int) -> None:
         """Forget logged steps from ``step`` on: a continued run logs them again."""
@@ -115,6 +156,8 @@ class RunFolder:
             return
         kept = [entry for entry in read_log(self.path) if entry["step"] < step]
         write_text(self.path / "log.jsonl", "".join(json.dumps(e) + "\n" for e in kept))
+        for follower in self._followers:
+            follower.rewind(step)
 
 
 def claim(path: Path, identity: Mapping[str, Any], terms: Terms = STRICT) -> list[str]:
@@ -189,18 +232,43 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     return _read_lines(path / "events.jsonl")
 
 
+def is_in_use(path: Path) -> bool:
+    """Whether a process is working in a run's folder; on a network, as far as its locks reach."""
+    try:
+        handle = os.open(path / ".lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 def _lock(path: Path) -> int:
     try:
         path.mkdir(parents=True, exist_ok=True)
         handle = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        raise OutputError(f"{path}: another process is working in this folder") from error
+    for patience_s in (LOOK_S, None):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError as error:
+            if patience_s is None:
+                os.close(handle)
+                raise OutputError(f"{path}: another process is working in this folder") from error
+            time.sleep(patience_s)
     return handle
+
+
+def _end(error: BaseException | None) -> str:
+    if error is None:
+        return "finished"
+    return "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
 
 
 def _append(path: Path, entry: Mapping[str, Any]) -> None:
