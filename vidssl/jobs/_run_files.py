@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def _objects(paths: Mapping[str, Path], unread: list[str]) -> dict[str, dict[str
     for name, path in paths.items():
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             unread.append(f"{path}: cannot be read as JSON ({error})")
             continue
         if isinstance(value, dict):
@@ -93,5 +93,67 @@ def _objects(paths: Mapping[str, Path], unread: list[str]) -> dict[str, dict[str
 
 def is_finite(value: Any) -> bool:
     """Whether a value from a file is a number that can be drawn."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
+
+
+# --- numbers
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Clips in a second and the share of time spent waiting, over the logged steps."""
+
+    clips_per_s: float
+    data_wait: float
+
+
+def steps_done(files: RunFiles) -> int:
+    """Return the number of steps done, as far as the files tell."""
+    logged = [entry["step"] + 1 for entry in files.log]
+    return max([*_steps_of_cards(files), *logged], default=0)
+
+
+def steps_of_weights(files: RunFiles) -> int | None:
+    """Return after how many steps the run's weights were written; None if there are none."""
+    return max(_steps_of_cards(files), default=0) if files.cards else None
+
+
+def _steps_of_cards(files: RunFiles) -> list[int]:
+    cards = [card.get("trained_by") for card in files.cards.values()]
+    steps = [card.get("steps") for card in cards if isinstance(card, dict)]
+    return [count for count in steps if type(count) is int]
+
+
+def speed_of(log: Sequence[Mapping[str, Any]]) -> Speed | None:
+    """Return the speed over the logged steps, each weighed by its length.
+
+    The first step of all is left out: it waits for the workers to start.
+    """
+    pairs = [
+        (float(entry["clips_per_s"]), float(entry["data_wait"]))
+        for entry in log
+        if is_finite(entry.get("clips_per_s")) and is_finite(entry.get("data_wait"))
+    ]
+    pairs = [(clips, wait) for clips, wait in pairs[1:] or pairs if clips > 0]
+    if not pairs:
+        return None
+    seconds = [1 / clips for clips, _ in pairs]  # of one clip, hence of each step in proportion
+    waited = sum(s * wait for s, (_, wait) in zip(seconds, pairs, strict=True))
+    return Speed(len(pairs) / sum(seconds), waited / sum(seconds))
+
+
+def last_number(log: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """Return the last finite number that was logged under ``name``."""
+    values = [float(entry[name]) for entry in log if is_finite(entry.get(name))]
+    return values[-1] if values else None
+
+
+def samples_seen(log: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return how many samples the run itself has trained on; repeats count."""
+    seen = last_number(log, "samples_seen")
+    return None if seen is None else int(seen)

@@ -10,7 +10,16 @@ from typing import Any
 
 from vidssl import report
 from vidssl.errors import SourceError
-from vidssl.jobs._run_files import RunFiles, is_finite, read_run
+from vidssl.jobs._run_files import (
+    RunFiles,
+    Speed,
+    is_finite,
+    last_number,
+    read_run,
+    samples_seen,
+    speed_of,
+    steps_done,
+)
 from vidssl.report import figures
 from vidssl.report.page import Block, Cell, Section
 from vidssl.video.index import ClipIndex
@@ -67,14 +76,6 @@ class ReportResult:
     scores: dict[str, float | None]
 
 
-@dataclass(frozen=True)
-class _Speed:
-    """Clips in a second and the share of time spent waiting, over the logged steps."""
-
-    clips_per_s: float
-    data_wait: float
-
-
 def run(folder: Path) -> ReportResult:
     """Write ``folder``/report.html, and return what stands at its top.
 
@@ -84,15 +85,15 @@ def run(folder: Path) -> ReportResult:
     """
     files = read_run(folder)
     path = folder / "report.html"
-    speed = _speed(files.log)
-    steps = _steps(files)
+    speed = speed_of(files.log)
+    steps = steps_done(files)
     result = ReportResult(
         path=path,
         command=str(files.identity.get("command", "")),
         finished=bool(files.cards),
         steps=steps,
-        samples_seen=_samples_seen(files.log),
-        loss=_last_number(files.log, "loss"),
+        samples_seen=samples_seen(files.log),
+        loss=last_number(files.log, "loss"),
         clips_per_s=speed.clips_per_s if speed else None,
         data_wait=speed.data_wait if speed else None,
         verdict=_verdict(speed),
@@ -105,37 +106,7 @@ def run(folder: Path) -> ReportResult:
 # --- numbers
 
 
-def _steps(files: RunFiles) -> int:
-    """Return the number of steps done, as far as the files tell."""
-    stated = [dict(_flat("", card)).get("trained_by.steps", "") for card in files.cards.values()]
-    logged = [entry["step"] + 1 for entry in files.log]
-    return max([*(int(s) for s in stated if s.isdecimal()), *logged], default=0)
-
-
-def _samples_seen(log: Sequence[Mapping[str, Any]]) -> int | None:
-    seen = _last_number(log, "samples_seen")
-    return None if seen is None else int(seen)
-
-
-def _speed(log: Sequence[Mapping[str, Any]]) -> _Speed | None:
-    """Return the speed over the logged steps, each weighed by its length.
-
-    The first step of all is left out: it waits for the workers to start.
-    """
-    pairs = [
-        (float(entry["clips_per_s"]), float(entry["data_wait"]))
-        for entry in log
-        if is_finite(entry.get("clips_per_s")) and is_finite(entry.get("data_wait"))
-    ]
-    pairs = [(clips, wait) for clips, wait in pairs[1:] or pairs if clips > 0]
-    if not pairs:
-        return None
-    seconds = [1 / clips for clips, _ in pairs]  # of one clip, hence of each step in proportion
-    waited = sum(s * wait for s, (_, wait) in zip(seconds, pairs, strict=True))
-    return _Speed(len(pairs) / sum(seconds), waited / sum(seconds))
-
-
-def _verdict(speed: _Speed | None) -> str:
+def _verdict(speed: Speed | None) -> str:
     if speed is None:
         return "No step has been logged yet, so there is nothing to say about its speed."
     share = f"{100 * speed.data_wait:.0f} % of the logged steps' time was spent waiting for data"
@@ -147,11 +118,6 @@ def _verdict(speed: _Speed | None) -> str:
         f"Training waits for data: {share}. More loader.workers (up to the cores there are) or a "
         "smaller decode_short_side_px makes it faster; a faster GPU does not."
     )
-
-
-def _last_number(log: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    values = [float(entry[name]) for entry in log if is_finite(entry.get(name))]
-    return values[-1] if values else None
 
 
 # --- the page
@@ -382,6 +348,11 @@ def _boxes(files: RunFiles) -> list[str]:
 # --- values as text
 
 
+def _counted(value: Any) -> Any:
+    """Return a long mapping, such as that of all classes, as the number of its entries."""
+    return f"{len(value)} entries" if isinstance(value, dict) and len(value) > 20 else value
+
+
 def _flat(key: str, value: Any) -> list[tuple[str, str]]:
     """Return (dotted key, text) of each value in a nested mapping; absent ones are left out."""
     if isinstance(value, dict):
@@ -389,11 +360,6 @@ def _flat(key: str, value: Any) -> list[tuple[str, str]]:
             row for name, v in value.items() for row in _flat(f"{key}.{name}" if key else name, v)
         ]
     return [] if value is None else [(key, _said(value))]
-
-
-def _counted(value: Any) -> Any:
-    """Return a long mapping, such as that of all classes, as the number of its entries."""
-    return f"{len(value)} entries" if isinstance(value, dict) and len(value) > 20 else value
 
 
 def _said(value: Any) -> str:

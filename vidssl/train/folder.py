@@ -176,7 +176,7 @@ def claim(path: Path, identity: Mapping[str, Any], terms: Terms = STRICT) -> lis
         raise OutputError(f"{path}: holds other files and no {IDENTITY}; choose an empty folder")
     try:
         there = json.loads((path / IDENTITY).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise OutputError(f"{path / IDENTITY}: damaged ({error}); choose another folder") from error
     if newer := of_newer_format(there):
         raise OutputError(f"{path / IDENTITY}: {newer}")
@@ -293,7 +293,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             entries.append(json.loads(line))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
     return entries
 
