@@ -57,6 +57,10 @@ class ExportError(VidsslError):
     """A model that cannot be exported, or whose exported form does not compute the same."""
 
 
+class LaunchError(VidsslError):
+    """Processes that cannot be started as asked, or that do not find one another."""
+
+
 class Interrupted(BaseException):
     """The work was asked to stop and left files that the next run continues from.
 

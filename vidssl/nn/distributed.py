@@ -3,7 +3,10 @@
 Tensor suffixes: B clips of this process, G clips of all processes in order of rank.
 """
 
+import ctypes
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,9 +16,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from vidssl.nn.meeting import Place, meet, meeting_limit
+
 CPU = torch.device("cpu")
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 PATIENCE = timedelta(hours=12)
 """How long processes wait for one another: the first may index a large folder for the others."""
+CONNECTING = timedelta(minutes=5)
+"""How long they may take to connect each with each, once they have met."""
 
 
 def rank() -> int:
@@ -133,19 +141,53 @@ def joined(device: torch.device = CPU) -> Iterator[None]:
     """Join the processes that torchrun started, for as long as the block runs.
 
     NCCL between GPUs, of which ``device`` is this process's own, gloo between CPUs; nothing happens
-    in a process that was started alone.
+    in a process that was started alone. A process whose launcher dies is asked to stop.
+
+    Raises:
+        LaunchError: if the processes do not meet within a minute, or cannot.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if os.environ.get("WORLD_SIZE", "1") == "1" or dist.is_initialized():
         yield
         return
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _stop_with_parent()
+    place = Place.of_this_process()
+    store = meet(place, meeting_limit())
     gpu = device.type == "cuda"
-    dist.init_process_group(
-        "nccl" if gpu else "gloo", timeout=PATIENCE, device_id=device if gpu else None
-    )
     try:
+        dist.init_process_group(
+            "nccl" if gpu else "gloo",
+            store=store,
+            rank=place.rank,
+            world_size=place.count,
+            timeout=CONNECTING,
+            device_id=device if gpu else None,
+        )
+    except RuntimeError as error:
+        raise place.failed(
+            f"they met, but do not connect: {error}",
+            "see what the others say; each must reach each by the network between them",
+        ) from error
+    try:
+        store.set_timeout(PATIENCE)
+        _wait_longer(PATIENCE)
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _wait_longer(timeout: timedelta) -> None:
+    """Set how long the collectives of all processes may take."""
+    if hasattr(dist, "set_timeout"):
+        dist.set_timeout(timeout)
+    else:  # before PyTorch 2.12 or so, under a name of its own
+        dist.distributed_c10d._set_pg_timeout(timeout)
+
+
+def _stop_with_parent() -> None:
+    """Let the system send SIGTERM when the process that started this one ends, on Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
 @contextmanager
