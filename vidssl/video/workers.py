@@ -645,14 +645,17 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back here, and in the processes that are started meanwhile.
+    """Hold signals to stop back here, and in the processes that are started meanwhile.
 
+    Ctrl-C, SIGTERM, and SIGUSR1, which a batch system sends to all processes of a job at once.
     What is started does not look for modules in the working folder, which may be a data set's.
     """
     path = os.environ.get(SAFE_PATH)
     os.environ[SAFE_PATH] = "1"
     resource_tracker.ensure_running()  # its start would let the signals through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+    )
     try:
         yield
     finally:
