@@ -15,6 +15,7 @@ from .playground import playground
 from .pretrain import pretrain
 from .recipes import recipes
 from .report import report
+from .runs import runs
 from .sample import sample
 from .transcode import transcode
 
@@ -38,6 +39,7 @@ app.command("extract-features")(extract_features)
 app.command("eval-ava")(eval_ava)
 app.command()(export)
 app.command()(report)
+app.command()(runs)
 app.command()(models)
 app.command()(recipes)
 app.add_typer(weights.app, name="weights")

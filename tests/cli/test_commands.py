@@ -54,6 +54,7 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
     ),
     "export": (["checkpoint"], JSON | {"--format", "--out", "--crop"}),
     "report": (["run"], JSON),
+    "runs": (["folder", "names"], JSON | {"--sort", "--diff"}),
     "models": ([], JSON),
     "recipes": (["name"], JSON),
     "weights inspect": (["file"], JSON | {"--momentum-encoder"}),
