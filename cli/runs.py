@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from vidssl.jobs.runs import RunRow, RunsResult
 
 SortKey = Literal["name", "state", "steps", "loss", "score", "seen", "hours", "last"]
-NOTHING = "-"
+NOTHING, GAP = "-", "  "
 TITLES = ("name", "what", "state", "steps", "loss", "score", "clips seen", "hours", "last event")
 NUMBERS = {"steps", "loss", "clips seen", "hours"}
+LEAST_FIRST = ("last event", "hours", "clips seen", "what")
+"""What a terminal that is too narrow for all columns goes without."""
 STYLES = {"running": "cyan", "finished": "green", "failed": "red", "damaged": "red"}
 
 
@@ -41,8 +43,8 @@ def runs(
 
     Of each: what it is, whether it is running, finished, stopped or failed, the steps done of all,
     the last loss, the best score that is known, the clips that it trained on, the hours that these
-    took, and its last event. Two runs or more are compared by the values of their recipes that
-    differ.
+    took, and its last event; a narrow terminal shows less. Two runs or more are compared by the
+    values of their recipes that differ.
     """
     # Imported here because it pulls in torch: `vidssl --help` must not wait for it.
     from vidssl.jobs.runs import run
@@ -53,7 +55,10 @@ def runs(
             _common.write_json(asdict(result), json_to)
     if json_to == "-":
         return
-    _show(TITLES, [_cells(row) for row in result.runs], NUMBERS)
+    rows = [_cells(row) for row in result.runs]
+    shown = _fitting(rows) if _common.out.is_terminal else TITLES
+    places = [TITLES.index(title) for title in shown]
+    _show(shown, [[row[place] for place in places] for row in rows], NUMBERS)
     for row in result.runs:
         for problem in row.problems:
             _common.say(f"{row.name}: {problem}")
@@ -74,6 +79,18 @@ def _cells(row: "RunRow") -> tuple[str, ...]:
         _number(row.hours, ".2f"),
         _last(row),
     )
+
+
+def _fitting(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Return the titles of the columns that fit beside each other on this terminal."""
+    columns = zip(TITLES, zip(*rows, strict=True), strict=True)
+    widths = {title: max(map(len, (title, *cells))) + len(GAP) for title, cells in columns}
+    shown = TITLES
+    for least in LEAST_FIRST:
+        if sum(widths[title] for title in shown) <= _common.out.width:
+            break
+        shown = tuple(title for title in shown if title != least)
+    return shown
 
 
 def _steps(row: "RunRow") -> str:
@@ -138,7 +155,7 @@ def _show(titles: Sequence[str], rows: Sequence[Sequence[str]], right: Iterable[
         for line in _columns([heads, *clean], [title in right for title in titles]):
             _common.say(line)
         return
-    table = Table(box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, len(GAP), 0, 0))
     for title, head in zip(titles, heads, strict=True):
         justify: Literal["left", "right"] = "right" if title in right else "left"
         table.add_column(Text(head), justify=justify, overflow="fold")
@@ -155,7 +172,7 @@ def _show(titles: Sequence[str], rows: Sequence[Sequence[str]], right: Iterable[
 def _columns(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return [
-        "  ".join(
+        GAP.join(
             cell.rjust(width) if at_right else cell.ljust(width)
             for cell, width, at_right in zip(row, widths, right, strict=True)
         ).rstrip()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -356,6 +357,26 @@ def test_elsewhere_than_on_a_terminal_there_are_plain_columns(cli: Cli, tmp_path
     assert (
         len({line.index(word) for line, word in zip(shown[1:], ("fin", "fai"), strict=True)}) == 1
     )
+
+
+def test_a_narrow_terminal_shows_whole_names_and_fewer_columns(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "a-run-with-quite-a-name", "finished")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+
+    def heads(columns: int) -> list[str]:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        first, second, *more = re.sub(
+            "\x1b\\[[0-9;]*m", "", cli("runs", tmp_path).stdout
+        ).splitlines()
+        assert second.split()[0] == "a-run-with-quite-a-name"
+        assert not more
+        return first.split()
+
+    assert heads(150)[-2:] == ["last", "event"]
+    assert heads(80) == ["name", "what", "state", "steps", "loss", "score"]
+    assert heads(60) == ["name", "state", "steps", "loss", "score"]
 
 
 def test_a_name_is_text_whatever_it_says(cli: Cli, tmp_path: Path) -> None:
