@@ -67,6 +67,9 @@ DryRun = Annotated[
 Autotune = Annotated[
     bool, typer.Option("--autotune", help="Measure, then take the workers and threads that suit.")
 ]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write OUT/tensorboard too, for TensorBoard.")
+]
 Gpus = Annotated[int, typer.Option(min=1, help="Processes to start on this machine, one a GPU.")]
 
 TimeOrigin = Annotated[

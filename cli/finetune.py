@@ -35,6 +35,7 @@ def finetune(
         bool, typer.Option("--resume", help="Insist that there is a run to go on with.")
     ] = False,
     autotune: _common.Autotune = False,
+    tensorboard: _common.TensorBoard = False,
     dry_run: _common.DryRun = False,
     json_to: _common.JsonTo = None,
 ) -> None:
@@ -57,7 +58,11 @@ def finetune(
         _common.start_processes(gpus, plan.device)
         with _common.progress() as progress:
             result = job.run(
-                plan, encoder, data, out, resume=resume, autotune=autotune, progress=progress
+                *(plan, encoder, data, out),
+                resume=resume,
+                autotune=autotune,
+                tensorboard=tensorboard,
+                progress=progress,
             )
         if json_to is not None:
             _common.write_json(asdict(result), json_to)

@@ -30,6 +30,7 @@ def pretrain(
         bool, typer.Option("--resume", help="Insist that there is a run to go on with.")
     ] = False,
     autotune: _common.Autotune = False,
+    tensorboard: _common.TensorBoard = False,
     dry_run: _common.DryRun = False,
     json_to: _common.JsonTo = None,
 ) -> None:
@@ -57,6 +58,7 @@ def pretrain(
                 boxes=files,
                 resume=resume,
                 autotune=autotune,
+                tensorboard=tensorboard,
                 progress=progress,
             )
         if json_to is not None:

@@ -35,6 +35,7 @@ from vidssl.nn.distributed import first_here, joined, rank
 from vidssl.progress import Progress, silent
 from vidssl.recipe import Detection, dump
 from vidssl.sources import scan as scan_videos
+from vidssl.train.board import Board
 from vidssl.train.folder import RunFolder, claim, read_log
 from vidssl.train.loop import Trainer, device_of, fit
 from vidssl.train.weights import load_weights
@@ -91,11 +92,13 @@ def run(
     *,
     resume: bool = False,
     autotune: bool = False,
+    tensorboard: bool = False,
     progress: Progress = silent,
 ) -> FinetuneResult:
     """Train a detector from ``encoder`` (a run, an encoder file, or ``random``) in ``out``.
 
     ``autotune`` measures first, and takes as many workers and threads as suit this machine.
+    ``tensorboard`` shows the log there too.
 
     Raises:
         AnnotationError: if a file of ``data`` is wrong.
@@ -105,6 +108,7 @@ def run(
         Interrupted: on Ctrl-C, after a checkpoint; the same call goes on from it.
     """
     started = time.monotonic()
+    board = Board(out) if tensorboard else None
     preload(["vidssl.data.keyframes"])
     labels = read_labels(data.labels)
     moments = training_moments(data, labels, plan)
@@ -123,6 +127,8 @@ def run(
         training.require_checkpoint(out)
     detector = initial_detector(plan, encoder, labels, bank)
     with joined(device_of(plan.device)), RunFolder(out, identity, dump(plan)) as folder:
+        if board is not None:
+            folder.follow(board)
         if origin is not None and rank() == 0:
             remark(origin, plan.backbone, plan.augment.crop_px, progress)
         with first_here():

@@ -31,6 +31,7 @@ from vidssl.nn.distributed import first_here, joined, rank
 from vidssl.progress import Progress, silent
 from vidssl.recipe import Pretrain, dump
 from vidssl.sources import read, scan
+from vidssl.train.board import Board
 from vidssl.train.folder import RunFolder, claim, read_log
 from vidssl.train.loop import Trainer, device_of, fit
 from vidssl.train.weights import save_weights
@@ -63,12 +64,13 @@ def run(
     boxes: BoxFiles | None = None,
     resume: bool = False,
     autotune: bool = False,
+    tensorboard: bool = False,
     progress: Progress = silent,
 ) -> PretrainResult:
     """Train the method of ``plan`` on ``videos`` in the folder ``out``, or go on where it stood.
 
     ``boxes`` are for a method that is shown people. ``autotune`` measures first, and takes as many
-    workers and threads as suit this machine.
+    workers and threads as suit this machine. ``tensorboard`` shows the log there too.
 
     Raises:
         RecipeError: if method, backbone, clips and boxes do not go together.
@@ -79,6 +81,7 @@ def run(
         Interrupted: on Ctrl-C, after a checkpoint; the same call goes on from it.
     """
     started = time.monotonic()
+    board = Board(out) if tensorboard else None
     preload(["vidssl.data.clips"])
     boxes = boxes or BoxFiles()
     tables = people_job.read_boxes(plan, boxes)
@@ -94,6 +97,8 @@ def run(
         training.require_checkpoint(out)
     listing = read(videos)  # a wrong path is told of before anything is written
     with joined(device_of(plan.device)), RunFolder(out, identity, dump(plan)) as folder:
+        if board is not None:
+            folder.follow(board)
         with first_here():
             index = open_index(videos, out / "index.parquet", progress)
         people = people_job.open_people(tables, index, boxes.time_origin)
