@@ -24,14 +24,14 @@ from rich.progress import (
 )
 from typer.core import TyperGroup
 
-from vidssl.errors import Interrupted, VidsslError
+from vidssl.errors import Interrupted, RankLostError, VidsslError
 from vidssl.progress import REMARK
 from vidssl.progress import Progress as Callback
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
-WRONG_INPUT, TOO_MANY_FAILED, INTERRUPTED, STOPPED = 2, 3, 75, 130
+RANK_LOST, WRONG_INPUT, TOO_MANY_FAILED, INTERRUPTED, STOPPED = 1, 2, 3, 75, 130
 PLAIN_EVERY_S = 5.0
 OTHERS_WAIT_S = 3.0
 NO_TEMPORARY = "No usable temporary directory"
@@ -95,6 +95,10 @@ def user_errors() -> Iterator[None]:
     except Interrupted as error:
         err.print(f"{escape(printable(str(error)))}; the same command goes on from there")
         raise typer.Exit(INTERRUPTED) from error
+    except RankLostError as error:
+        told = escape(printable(str(error)))
+        err.print(f"[bold red]error:[/] {told}; the same command goes on from the last checkpoint")
+        raise typer.Exit(RANK_LOST) from error
     except KeyboardInterrupt as error:
         err.print("stopped; the same command starts again")
         raise typer.Exit(STOPPED) from error

@@ -61,6 +61,13 @@ class LaunchError(VidsslError):
     """Processes that cannot be started as asked, or that do not find one another."""
 
 
+class RankLostError(Exception):
+    """Another process of this training has died or hangs: nobody's wrong input, and no bug here.
+
+    The same command goes on from the last checkpoint.
+    """
+
+
 class Interrupted(BaseException):
     """The work was asked to stop and left files that the next run continues from.
 
