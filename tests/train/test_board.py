@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import Result
 
 from vidssl.errors import RecipeError
 from vidssl.train.board import Board
-from vidssl.train.folder import RunFolder
+from vidssl.train.folder import RunFolder, read_log
+
+Cli = Callable[..., Result]
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
@@ -109,9 +112,33 @@ def test_a_refused_command_leaves_nothing_for_tensorboard(tmp_path: Path) -> Non
     assert not (tmp_path / "run").exists()
 
 
-def test_without_tensorboard_the_message_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_training_shows_all_of_its_log(
+    cli: Cli, tiny: dict[str, Path], index: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RecipeError, match=r"pip install 'vidssl\[tensorboard\]'"):
-        Board(tmp_path)
+    command = ("pretrain", tiny["pretrain"], "--videos", index, "--out", tmp_path / "run")
+    assert cli(*command, "--tensorboard").exit_code == 0
+    log, of = read_log(tmp_path / "run"), read(tmp_path / "run")
+    assert len(log) == 3
+    for name in {key for entry in log for key in entry} - {"step"}:
+        expected = [(entry["step"], entry[name]) for entry in log if name in entry]
+        assert [step for step, _ in of(name)] == [step for step, _ in expected]
+        values = [value for _, value in expected]
+        assert [value for _, value in of(name)] == pytest.approx(values)  # kept in float32
+    assert len(texts(tmp_path / "run", "events/start")) == 1
+
+
+def test_without_tensorboard_a_command_is_refused_with_what_to_install(
+    refused: Callable[..., str],
+    tiny: dict[str, Path],
+    index: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = importlib.util.find_spec
+    absent = {"tensorboard"}
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *at: None if name in absent else real(name, *at)
+    )
+    told = refused("pretrain", tiny["pretrain"], "--videos", index, "--out", "r", "--tensorboard")
+    assert "pip install 'vidssl[tensorboard]'" in told
+    with pytest.raises(RecipeError, match=r"--tensorboard: TensorBoard is not installed"):
+        Board(Path("r"))
