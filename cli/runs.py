@@ -18,7 +18,17 @@ if TYPE_CHECKING:
 
 SortKey = Literal["name", "state", "steps", "loss", "score", "seen", "hours", "last"]
 NOTHING, GAP = "-", "  "
-TITLES = ("name", "what", "state", "steps", "loss", "score", "clips seen", "hours", "last event")
+TITLES: tuple[str, ...] = (
+    "name",
+    "what",
+    "state",
+    "steps",
+    "loss",
+    "score",
+    "clips seen",
+    "hours",
+    "last event",
+)
 NUMBERS = {"steps", "loss", "clips seen", "hours"}
 LEAST_FIRST = ("last event", "hours", "clips seen", "what")
 """What a terminal that is too narrow for all columns goes without."""

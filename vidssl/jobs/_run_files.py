@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from vidssl.errors import CheckpointError, nearest
 from vidssl.train.folder import (
@@ -91,7 +91,7 @@ def _objects(paths: Mapping[str, Path], unread: list[str]) -> dict[str, dict[str
     return found
 
 
-def is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> TypeGuard[float]:
     """Whether a value from a file is a number that can be drawn."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
