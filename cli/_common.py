@@ -70,7 +70,39 @@ Autotune = Annotated[
 TensorBoard = Annotated[
     bool, typer.Option("--tensorboard", help="Write OUT/tensorboard too, for TensorBoard.")
 ]
-Gpus = Annotated[int, typer.Option(min=1, help="Processes to start on this machine, one a GPU.")]
+Gpus = Annotated[int, typer.Option(min=1, help="Processes to start on each machine, one a GPU.")]
+MaxRestarts = Annotated[
+    int,
+    typer.Option(min=0, help="Start all again from the last checkpoint when one process dies."),
+]
+Slurm = Annotated[
+    bool,
+    typer.Option(
+        "--slurm",
+        help="Submit this command as a job of Slurm; with --dry-run, print its file instead.",
+        rich_help_panel="Slurm",
+    ),
+]
+Nodes = Annotated[int, typer.Option(min=1, help="Machines of the job.", rich_help_panel="Slurm")]
+Partition = Annotated[str | None, typer.Option(help="Where it is to run.", rich_help_panel="Slurm")]
+TimeLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--time",
+        metavar="MINUTES|HH:MM:SS",
+        help="Its limit, at which it saves, goes back into the queue and on from there.",
+        rich_help_panel="Slurm",
+    ),
+]
+SlurmOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slurm-option",
+        metavar="KEY=VALUE",
+        help="A further option of sbatch, as account=NAME.",
+        rich_help_panel="Slurm",
+    ),
+]
 
 TimeOrigin = Annotated[
     str,
@@ -230,16 +262,16 @@ def length(overrides: list[str] | None, steps: int | None) -> list[str]:
     return own if steps is None else [*own, f"optim.steps={steps}", "optim.epochs=null"]
 
 
-def start_processes(count: int, device: str) -> None:
+def start_processes(count: int, device: str, restarts: int = 0) -> None:
     """Run this command as ``count`` processes, in place of this one, if that was asked for.
 
-    ``device`` is the recipe's.
+    ``device`` is the recipe's. ``restarts`` is how often all start again when one dies.
     """
-    if count == 1 or "WORLD_SIZE" in os.environ:
+    if (count == 1 and not restarts) or "WORLD_SIZE" in os.environ:
         return
     from ._launch import launch
 
-    raise typer.Exit(launch(__package__ or "", sys.argv[1:], count, device))
+    raise typer.Exit(launch(__package__ or "", sys.argv[1:], count, device, restarts))
 
 
 def is_first() -> bool:

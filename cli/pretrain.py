@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import _common
+from . import _common, _slurm
 
 
 def pretrain(
@@ -26,6 +26,12 @@ def pretrain(
     overrides: _common.Overrides = None,
     steps: _common.Steps = None,
     gpus: _common.Gpus = 1,
+    max_restarts: _common.MaxRestarts = 0,
+    slurm: _common.Slurm = False,
+    nodes: _common.Nodes = 1,
+    partition: _common.Partition = None,
+    time: _common.TimeLimit = None,
+    slurm_options: _common.SlurmOptions = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Insist that there is a run to go on with.")
     ] = False,
@@ -48,10 +54,15 @@ def pretrain(
     with _common.user_errors():
         plan = load(Pretrain, find(Pretrain, recipe), _common.length(overrides, steps))
         files = BoxFiles(tuple(boxes or ()), time_origin)
+        request = _slurm.Request(slurm, nodes, partition, time, slurm_options)
+        if request.is_due():
+            processes = gpus, max_restarts
+            _slurm.submit_command(request, processes, plan, out, dry_run=dry_run, json_to=json_to)
+            return
         if dry_run:
             _common.write_json(asdict(job.forecast(plan, videos, files)), json_to or "-")
             return
-        _common.start_processes(gpus, plan.device)
+        _common.start_processes(gpus, plan.device, max_restarts)
         with _common.progress() as progress:
             result = job.run(
                 *(plan, videos, out),
