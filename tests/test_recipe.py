@@ -162,7 +162,7 @@ def test_every_value_out_of_range_is_told_with_what_was_found(pretrain: Refused)
         "optim.warmup: should be less than 1, found 2",
         "method.queue: should be greater than 0, found 0",
         "seed: should be greater than or equal to 0, found -3",
-        "precision: should be 'auto', 'fp32' or 'bf16', found \"fp64\"",
+        "precision: should be 'auto', 'fp32', 'bf16' or 'fp16', found \"fp64\"",
     ):
         assert line in told
 

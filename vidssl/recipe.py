@@ -32,8 +32,8 @@ from vidssl.detection.detector import HeadConfig
 from vidssl.errors import RecipeError, listed, nearest
 from vidssl.methods import MethodConfig
 from vidssl.section import NestedError, Section, choose
-from vidssl.train.loop import Precision
 from vidssl.train.optim import OptimConfig
+from vidssl.train.trainer import Precision
 from vidssl.video.reader import Decoder
 
 TASKS = ("pretrain", "detection", "extract")
@@ -48,6 +48,16 @@ Backbone = Annotated[
 Method = Annotated[SerializeAsAny[MethodConfig], BeforeValidator(partial(choose, "vidssl.methods"))]
 
 
+class FaultConfig(Section):
+    """What is done about a loss, gradient or weight that is no number."""
+
+    rollbacks: NonNegativeInt = 3
+    """How often a training goes back a little and leaves the steps since out, before it gives up;
+    counted anew after ``save_every`` good steps."""
+    snapshot_every: PositiveInt = 100
+    """Steps from one copy of the state in memory to the next: at most what going back costs."""
+
+
 class Recipe(Section):
     """What every recipe has."""
 
@@ -58,7 +68,11 @@ class Recipe(Section):
     device: Literal["auto", "cpu"] = "auto"
     """``auto`` takes the GPU where there is one."""
     precision: Precision = "auto"
-    """Of the training: ``auto`` computes in bfloat16 on a GPU that is made for it."""
+    """Of the training: ``auto`` computes in bfloat16 on a GPU that is made for it; ``fp16`` scales
+    the loss."""
+    compile: bool = False
+    """Whether the backbone is compiled for training: faster steps after a minute or two."""
+    faults: FaultConfig = FaultConfig()
     backbone: Backbone
     loader: LoaderConfig = LoaderConfig()
     decode_short_side_px: PositiveInt | None = None

@@ -65,7 +65,7 @@ from vidssl.backbones import r3d
 from vidssl.methods import Batch
 from vidssl.methods.moco import Config
 from vidssl.nn.distributed import joined
-from vidssl.train.loop import Plan, Trainer
+from vidssl.train.trainer import Plan, Trainer
 from vidssl.train.optim import OptimConfig
 
 with joined():

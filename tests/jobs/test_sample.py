@@ -29,7 +29,7 @@ from vidssl.jobs.sample import (
 from vidssl.methods import Batch
 from vidssl.recipe import Detection, Pretrain, find, load
 from vidssl.report.sheet import WIDTH
-from vidssl.train.loop import Trainer
+from vidssl.train.trainer import Trainer
 from vidssl.video.index import ClipIndex
 from vidssl.video.probe import VideoFacts
 from vidssl.video.write import write_video

@@ -14,8 +14,8 @@ from vidssl.errors import CheckpointError, RecipeError
 from vidssl.methods import Batch, MethodConfig, SSLMethod
 from vidssl.recipe import Pretrain, validate
 from vidssl.section import choices, choose
-from vidssl.train.loop import Plan, Trainer
 from vidssl.train.optim import OptimConfig
+from vidssl.train.trainer import Plan, Trainer
 
 METHODS: dict[str, dict[str, Any]] = {
     "byol": {"name": "byol", "hidden": 16, "dim": 8},

@@ -18,8 +18,8 @@ from vidssl.errors import CheckpointError, RecipeError
 from vidssl.methods import Batch
 from vidssl.methods.cvrl import CVRL, Config
 from vidssl.recipe import Pretrain, bundled, load
-from vidssl.train.loop import Plan, Trainer
 from vidssl.train.optim import OptimConfig
+from vidssl.train.trainer import Plan, Trainer
 
 Build = Callable[[], Encoder]
 FAMILIES = [

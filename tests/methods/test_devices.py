@@ -9,8 +9,8 @@ import torch
 
 from vidssl.methods import Batch, SSLMethod
 from vidssl.section import choose
-from vidssl.train.loop import Plan, Trainer
 from vidssl.train.optim import OptimConfig
+from vidssl.train.trainer import Plan, Trainer
 
 CLIPS, FRAMES, PATCHES, BOXES = 8, 8, 3, 4
 SMALL = {"hidden": 16, "dim": 8}

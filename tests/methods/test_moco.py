@@ -22,8 +22,8 @@ from vidssl.methods.moco import Config, MoCo
 from vidssl.nn.contrast import info_nce
 from vidssl.nn.norms import NormConfig
 from vidssl.recipe import Pretrain, bundled, load
-from vidssl.train.loop import Plan, Trainer
 from vidssl.train.optim import OptimConfig
+from vidssl.train.trainer import Plan, Trainer
 
 Build = Callable[[], Encoder]
 FAMILIES = [

@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from vidssl.jobs.models import SETTINGS
 from vidssl.recognition.classifier import Classifier
-from vidssl.train.loop import device_of
+from vidssl.train.trainer import device_of
 
 name, saving, clips, crop = sys.argv[1], sys.argv[2] == "saving", *map(int, sys.argv[3:])
 device = device_of()

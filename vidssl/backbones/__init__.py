@@ -27,6 +27,9 @@ class Encoder(nn.Module, ABC):
     temporal_stride: int
     spares_weights: bool = False
     """Whether ``maps`` leaves some weights out, which then get no gradient."""
+    parts: int = 1
+    """How many parts clips go through in, one after the other, while training; families mark what
+    takes clips with :func:`~vidssl.nn.recompute.in_parts`."""
 
     @abstractmethod
     def maps(self, clips_BCTHW: Tensor) -> Tensor:

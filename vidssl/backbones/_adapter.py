@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vidssl.backbones import Encoder
+from vidssl.nn.recompute import in_parts
 
 
 class Adapted(Encoder):
@@ -30,6 +31,7 @@ class Adapted(Encoder):
         self.temporal_stride = temporal_stride
         self.trunk = trunk
 
+    @in_parts
     def maps(self, clips_BCTHW: Tensor) -> Tensor:
         """Return the trunk's map, ``(B, F, T', H', W')``.
 

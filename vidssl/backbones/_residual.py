@@ -16,8 +16,7 @@ Tensor suffixes: B clips, C channels, T frames, H and W pixels; T', H', W' of a 
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -26,13 +25,13 @@ import torch
 import torch.nn.functional as F
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 from vidssl.backbones import BackboneConfig, Encoder
 from vidssl.nn.gates import SelfGate, SqueezeExcitation
 from vidssl.nn.non_local import NonLocalConfig
-from vidssl.nn.norms import NormConfig, unremembered
+from vidssl.nn.norms import NormConfig
+from vidssl.nn.recompute import in_parts, recompute
 
 Block = Literal["bottleneck", "basic"]
 Form = Literal["clip", "detection"]
@@ -230,6 +229,7 @@ class Trunk(Encoder):
         self.temporal_stride = plan.stem_stride * plan.pool_frames
         self.trunk = pathway(plan)
 
+    @in_parts
     def maps(self, clips_BCTHW: Tensor) -> Tensor:
         """Return res5's map, ``(B, F, T', H/32, W/32)``, or H/16 and W/16 in the detection form.
 
@@ -272,24 +272,6 @@ class Recomputed(nn.Sequential):
         for layer in self:
             x_BCTHW = layer(x_BCTHW)
         return x_BCTHW
-
-
-def recompute(module: nn.Module, inside: Callable[[Tensor], Tensor], x_BCTHW: Tensor) -> Tensor:
-    """Return ``inside(x)``, which runs once more on the way back instead of being kept.
-
-    The second run draws the same random numbers and moves none of the module's statistics, which
-    ``torch.compile`` sees to by itself.
-    """
-
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), unremembered(module)
-
-    out: Tensor
-    if torch.compiler.is_compiling():
-        out = checkpoint(inside, x_BCTHW, use_reentrant=False)
-    else:
-        out = checkpoint(inside, x_BCTHW, use_reentrant=False, context_fn=contexts)
-    return out
 
 
 def conv(

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from vidssl.backbones import BackboneConfig, Encoder
 from vidssl.backbones._adapter import importing_pytorchvideo, with_clip_of
 from vidssl.errors import RecipeError
+from vidssl.nn.recompute import in_parts
 
 CLIPS = {"b16x4": (16, 4), "b32x3": (32, 3)}
 FEATURES = 768
@@ -102,6 +103,7 @@ class MViT(Encoder):
         self.clip = (config.frames, config.crop_px, config.crop_px)
         self.trunk = network(config)
 
+    @in_parts
     def forward(self, clips_BCTHW: Tensor) -> Tensor:
         """Return the class token, ``(B, F)``: what published classifiers read, not the map's mean.
 
@@ -110,6 +112,7 @@ class MViT(Encoder):
         """
         return self.tokens(clips_BCTHW)[:, 0]
 
+    @in_parts
     def maps(self, clips_BCTHW: Tensor) -> Tensor:
         """Return all tokens but the class token, ``(B, F, T/2, H/32, W/32)``.
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vidssl.backbones import Encoder
 from vidssl.backbones import _residual as residual
+from vidssl.nn.recompute import in_parts
 
 
 class Config(residual.SingleConfig):
@@ -70,6 +71,7 @@ class R3D(Encoder):
         if config.local_branch:
             self.local = residual.stage(plan, 5)
 
+    @in_parts
     def maps(self, clips_BCTHW: Tensor) -> Tensor:
         """Return the map of one branch, ``(B, F, T/2, H/32, W/32)``; H/16, W/16 for detection."""
         map_: Tensor
@@ -80,6 +82,7 @@ class R3D(Encoder):
             map_ = self.trunk(clips_BCTHW)
         return map_
 
+    @in_parts
     def branches(self, clips_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return the global and the local map, each as :meth:`maps` gives one.
 

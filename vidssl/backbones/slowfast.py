@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from vidssl.backbones import Encoder
 from vidssl.backbones import _residual as residual
+from vidssl.nn.recompute import in_parts
 
 
 class Config(residual.ResNetConfig):
@@ -114,6 +115,7 @@ class SlowFast(Encoder):
         self.slow, self.fast = residual.pathway(slow), residual.pathway(fast)
         self.laterals = nn.ModuleList(lateral(config, channels) for channels in fast_outputs[:-1])
 
+    @in_parts
     def maps(self, clips_BCTHW: Tensor) -> Tensor:
         """Return both pathways' maps as one, ``(B, F, T/alpha, H', W')``, Slow features first.
 

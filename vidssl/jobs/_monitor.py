@@ -15,7 +15,7 @@ from vidssl.recipe import Pretrain
 from vidssl.sources import Listing
 from vidssl.train.alarms import Alarms
 from vidssl.train.folder import RunFolder
-from vidssl.train.loop import Trainer
+from vidssl.train.trainer import Trainer
 from vidssl.video.index import ClipIndex
 from vidssl.video.storage import Location
 
@@ -88,7 +88,7 @@ class Monitor:
         training = method.encoder.training
         method.encoder.eval()
         try:
-            with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.half):
+            with trainer.autocast():
                 parts = [
                     method.encoder(clips).float().cpu()
                     for clips in fixed.batches(BATCH, trainer.device)

@@ -20,7 +20,7 @@ from vidssl.nn.distributed import rank, world_size
 from vidssl.progress import REMARK, Progress
 from vidssl.recipe import Detection, Pretrain
 from vidssl.train.folder import RunFolder
-from vidssl.train.loop import Trainer
+from vidssl.train.trainer import Trainer
 
 PROBES = 6  # samples that are read to time one
 DECODING = 0.6  # of the reading time on a processor: less is waiting for storage

@@ -1,22 +1,43 @@
 """What every training has in common: its length, its batches, and what failed on the way."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
+from vidssl import __version__
+from vidssl.backbones import Encoder
 from vidssl.data.loader import Cost, Loader, LoaderConfig
 from vidssl.data.order import StepBatches
 from vidssl.data.samples import Failed, Samples
 from vidssl.errors import CheckpointError, RecipeError
 from vidssl.nn.distributed import rank, world_size
-from vidssl.recipe import Detection, Pretrain
-from vidssl.train import checkpoint
-from vidssl.train.folder import RunFolder
-from vidssl.train.loop import Plan, Trainer, device_of
+from vidssl.progress import REMARK, Progress
+from vidssl.recipe import Detection, Pretrain, validate
+from vidssl.train import checkpoint, precise
+from vidssl.train.folder import RunFolder, Terms
+from vidssl.train.optim import OptimConfig
+from vidssl.train.trainer import Plan, Trainer, device_of
+from vidssl.video.reader import decoder_version
 from vidssl.video.storage import shown
+
+HARMLESS = (
+    "loader",
+    "log_every",
+    "save_every",
+    "monitor",
+    "faults",
+    "device",
+    "precision",
+    "compile",
+    "optim.accumulate",
+    "optim.precise_bn",
+    "backbone.activation_checkpointing",
+)
+"""Keys of a recipe that may change while a run goes on."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +88,78 @@ def trainer(module: nn.Module, plan: Pretrain | Detection, samples: int, data: s
     Raises:
         RecipeError: if the processes cannot share a batch equally.
     """
-    if plan.optim.batch % world_size():
+    optim = plan.optim
+    if optim.batch % (world_size() * optim.accumulate):
+        parts = f" in {optim.accumulate} parts each" if optim.accumulate > 1 else ""
         raise RecipeError(
-            f"optim.batch: {plan.optim.batch} cannot be shared by {world_size()} processes"
+            f"optim.batch: {optim.batch} cannot be shared by {world_size()} processes{parts}"
         )
-    steps = plan.optim.total_steps(samples)
     length = Plan(
-        plan.optim, steps, plan.seed, plan.log_every, plan.save_every, plan.precision, data
+        optim,
+        steps=optim.total_steps(samples),
+        seed=plan.seed,
+        log_every=plan.log_every,
+        save_every=plan.save_every,
+        precision=plan.precision,
+        data=data,
+        compile=plan.compile,
+        snapshot_every=plan.faults.snapshot_every,
+        rollbacks=plan.faults.rollbacks,
+        card={
+            "recipe": plan.model_dump(mode="json"),
+            "code": __version__,
+            "decoder": decoder_version(plan.decoder),
+            "processes": world_size(),
+        },
     )
     return Trainer(module, length, device_of(plan.device))
+
+
+def terms(kind: type[Pretrain] | type[Detection]) -> Terms:
+    """Return on which terms a run of a recipe is gone on with.
+
+    What only decides how fast, how closely watched or how exactly computed a training is may
+    change; its order, its data and its optimisation may not.
+    """
+
+    def renewed(identity: dict[str, Any]) -> dict[str, Any]:
+        """Return the identity with the recipe's new keys at their defaults."""
+        recipe = identity.get("recipe")
+        if not isinstance(recipe, dict):
+            return identity
+        with suppress(RecipeError):  # keys that are no more differ, and are told of
+            return {**identity, "recipe": validate(kind, recipe, "").model_dump(mode="json")}
+        return identity
+
+    return Terms(tuple(f"recipe.{key}" for key in HARMLESS), renewed)
+
+
+def tell_rate(optim: OptimConfig, folder: RunFolder, progress: Progress) -> None:
+    """Say to what the learning rate was scaled, if it was."""
+    if optim.lr_batch in {None, optim.batch} or rank() != 0:
+        return
+    words = (
+        f"optim.lr {optim.lr:g} is for a batch of {optim.lr_batch}: with {optim.batch} the rate is "
+        f"{optim.peak_lr:g}"
+    )
+    folder.event("learning rate scaled", words=words)
+    progress(words, 0, REMARK)
+
+
+def take_statistics(
+    trained: Trainer,
+    encoder: Encoder,
+    between: Batches[Sample],
+    prepare: Callable[[Sequence[Sample], int], Any],
+    views: Callable[[Any], Sequence[Tensor]],
+) -> None:
+    """Take BatchNorm's statistics anew from the batches after the training's, if it says so."""
+    last, count = trained.plan.steps, trained.plan.optim.precise_bn
+    if count:
+        batches = between(last, last + count)
+        clips = (views(prepare(raw, last + n)) for n, raw in enumerate(batches))
+        with trained.autocast():
+            precise.take_statistics(encoder, clips, count)
 
 
 def batches(
@@ -88,6 +172,17 @@ def batches(
         return Loader(dataset, shares, config, cost)
 
     return between
+
+
+def counted(between: Batches[Sample], progress: Progress) -> Batches[Sample]:
+    """Return the batches, of which each is told of as it is given."""
+
+    def told(first: int, last: int) -> Iterable[list[Sample]]:
+        for step, batch in enumerate(between(first, last), start=first + 1):
+            yield batch
+            progress(f"steps {first} to {last - 1} once more", step - first, last - first)
+
+    return told
 
 
 def require_checkpoint(out: Path) -> None:

@@ -25,8 +25,8 @@ from vidssl.jobs.bench import Measurement, in_turn
 from vidssl.jobs.models import SETTINGS, multiply_adds
 from vidssl.progress import Progress, silent
 from vidssl.recognition.classifier import Classifier
-from vidssl.train.loop import device_of
 from vidssl.train.optim import OptimConfig, optimizer
+from vidssl.train.trainer import device_of
 
 PEERS = ("slow_r50_4x16", "slow_r50_8x8", "slowfast_r50_4x16", "slowfast_r50_8x8")
 """Settings that pytorchvideo has too."""

@@ -36,7 +36,7 @@ from vidssl.features import Bank
 from vidssl.files import sha256, write_text
 from vidssl.jobs import _detector as shared
 from vidssl.progress import Progress, silent
-from vidssl.train.loop import device_of
+from vidssl.train.trainer import device_of
 from vidssl.video.workers import preload
 
 CHUNK = 8

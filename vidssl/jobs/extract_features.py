@@ -25,7 +25,7 @@ from vidssl.jobs._geometry import remark
 from vidssl.jobs._stopping import stoppable
 from vidssl.progress import Progress, silent
 from vidssl.recipe import Extract
-from vidssl.train.loop import device_of
+from vidssl.train.trainer import device_of
 from vidssl.video.reader import decoder_version
 from vidssl.video.storage import stat
 from vidssl.video.workers import preload

@@ -20,7 +20,7 @@ from vidssl.ava.annotations import (
 from vidssl.ava.labels import LabelMap, read_labels
 from vidssl.ava.origins import summary, told
 from vidssl.boxes import iou
-from vidssl.data.keyframes import KeyFrameDataset, Moment, annotated, detected
+from vidssl.data.keyframes import KeyFrameDataset, KeyFrameSample, Moment, annotated, detected
 from vidssl.data.loader import Cost
 from vidssl.detection.detector import Detector
 from vidssl.errors import AnnotationError, BankError, CheckpointError
@@ -37,7 +37,8 @@ from vidssl.recipe import Detection, dump
 from vidssl.sources import scan as scan_videos
 from vidssl.train.board import Board
 from vidssl.train.folder import RunFolder, claim, read_log
-from vidssl.train.loop import Trainer, device_of, fit
+from vidssl.train.loop import Hooks, fit
+from vidssl.train.trainer import Trainer, device_of
 from vidssl.train.weights import load_weights
 from vidssl.video.storage import Location, video_id
 from vidssl.video.workers import preload
@@ -122,11 +123,13 @@ def run(
         "data": _named(data),
         "recipe": plan.model_dump(mode="json"),
     }
-    claim(out, identity)
+    terms = training.terms(Detection)
+    claim(out, identity, terms)
     if resume:
         training.require_checkpoint(out)
     detector = initial_detector(plan, encoder, labels, bank)
-    with joined(device_of(plan.device)), RunFolder(out, identity, dump(plan)) as folder:
+    with joined(device_of(plan.device)), RunFolder(out, identity, dump(plan), terms) as folder:
+        training.tell_rate(plan.optim, folder, progress)
         if board is not None:
             folder.follow(board)
         if origin is not None and rank() == 0:
@@ -143,23 +146,27 @@ def run(
         loader, cost = plan.loader, Cost()
         if autotune:
             spare = training.trainer(copy.deepcopy(detector), plan, len(placed.moments))
-            prepare = _preparation(plan, spare)
-            loader = pace.autotuned(plan, spare, dataset, prepare, folder, progress)
-        fit(
-            trainer,
-            training.batches(dataset, plan.optim.batch, loader, cost),
-            _preparation(plan, trainer),
-            folder,
-            progress,
-            training.noting_failures(folder),
-            pace.adviser(loader, cost, pace.cores_of_this_process()),
+            loader = pace.autotuned(
+                plan, spare, dataset, _preparation(plan, spare), folder, progress
+            )
+        between = training.batches(dataset, plan.optim.batch, loader, cost)
+        prepare = _preparation(plan, trainer)
+        hooks = Hooks(
+            notice=training.noting_failures(folder),
+            identify=_identified,
+            advise=pace.adviser(loader, cost, pace.cores_of_this_process()),
+        )
+        fit(trainer, between, prepare, folder, progress, hooks)
+        trained = cast(Detector, trainer.trained)
+        training.take_statistics(
+            trainer, trained.encoder, between, prepare, lambda batch: [batch.clips]
         )
         detector_hash = ""
         before = 0 if origin is None else training.seen_by(origin)
         seen = training.Seen(trainer.samples_seen, before)
         if rank() == 0:
             detector_hash = shared.save_detector(
-                out, detector, plan, labels, bank, steps=trainer.step, seen=seen
+                out, trained, plan, labels, bank, steps=trainer.step, seen=seen
             )
             report.run(out)
     log = read_log(out)
@@ -321,6 +328,13 @@ def _named(data: DetectionData) -> dict[str, str | None]:
     if data.time_origin == "auto":
         del names["time_origin"]
     return names
+
+
+def _identified(samples: Sequence[KeyFrameSample]) -> list[dict[str, Any]]:
+    """Return what names each sample: its key frame and the seed of its augmentation."""
+    return [
+        {"video": s.moment.video, "second": s.moment.timestamp, "seed": s.seed} for s in samples
+    ]
 
 
 def _preparation(plan: Detection, trainer: Trainer) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -33,11 +33,14 @@ from vidssl.recipe import Pretrain, dump
 from vidssl.sources import read, scan
 from vidssl.train.board import Board
 from vidssl.train.folder import RunFolder, claim, read_log
-from vidssl.train.loop import Trainer, device_of, fit
+from vidssl.train.loop import Hooks, fit
+from vidssl.train.prove import Proof
+from vidssl.train.prove import prove as prove_resume
+from vidssl.train.trainer import Trainer, device_of
 from vidssl.train.weights import save_weights
 from vidssl.video.index import ClipIndex
 from vidssl.video.reader import decoder_version
-from vidssl.video.storage import told_apart
+from vidssl.video.storage import shown, told_apart
 from vidssl.video.workers import preload
 
 
@@ -86,17 +89,13 @@ def run(
     boxes = boxes or BoxFiles()
     tables = people_job.read_boxes(plan, boxes)
     _require_fitting(plan)
-    identity = {
-        "command": "pretrain",
-        "videos": videos,
-        "recipe": plan.model_dump(mode="json"),
-        **boxes.identity(),
-    }
-    claim(out, identity)
+    identity = _identity(plan, videos, boxes)
+    terms = training.terms(Pretrain)
+    claim(out, identity, terms)
     if resume:
         training.require_checkpoint(out)
     listing = read(videos)  # a wrong path is told of before anything is written
-    with joined(device_of(plan.device)), RunFolder(out, identity, dump(plan)) as folder:
+    with joined(device_of(plan.device)), RunFolder(out, identity, dump(plan), terms) as folder:
         if board is not None:
             folder.follow(board)
         with first_here():
@@ -110,27 +109,28 @@ def run(
             _note_data(folder, index)
             if people is not None:
                 folder.event("people", **people_job.account(people, boxes))
+        training.tell_rate(plan.optim, folder, progress)
         method = cast(SSLMethod, trainer.module)
         loader, cost = plan.loader, Cost()
         if autotune:
             spare, _ = _prepare(plan, index, people)
-            prepare = _on_device(plan, spare)
-            loader = pace.autotuned(plan, spare, dataset, prepare, folder, progress)
-        fit(
-            trainer,
-            training.batches(dataset, plan.optim.batch, loader, cost),
-            _on_device(plan, trainer),
-            folder,
-            progress,
-            training.noting_failures(folder),
-            pace.adviser(loader, cost, pace.cores_of_this_process()),
-            monitor,
-            alarmed(method.collapse_causes, folder, progress),
+            loader = pace.autotuned(plan, spare, dataset, _on_device(plan, spare), folder, progress)
+        between = training.batches(dataset, plan.optim.batch, loader, cost)
+        prepare = _on_device(plan, trainer)
+        hooks = Hooks(
+            notice=training.noting_failures(folder),
+            identify=_identified,
+            advise=pace.adviser(loader, cost, pace.cores_of_this_process()),
+            examine=monitor,
+            alarm=alarmed(method.collapse_causes, folder, progress),
         )
+        fit(trainer, between, prepare, folder, progress, hooks)
+        encoder = cast(SSLMethod, trainer.trained).encoder
+        training.take_statistics(trainer, encoder, between, prepare, lambda batch: batch.views)
         encoder_hash = ""
         if rank() == 0:
             seen = training.Seen(trainer.samples_seen, samples_seen_before=0)
-            encoder_hash = save_encoder(out, method.encoder, plan, steps=trainer.step, seen=seen)
+            encoder_hash = save_encoder(out, encoder, plan, steps=trainer.step, seen=seen)
             report.run(out)
     log = read_log(out)
     return PretrainResult(
@@ -171,6 +171,34 @@ def forecast(plan: Pretrain, videos: str, boxes: BoxFiles | None = None) -> fore
         )
 
 
+def prove(
+    plan: Pretrain,
+    videos: str,
+    out: Path,
+    steps: int,
+    *,
+    boxes: BoxFiles | None = None,
+    progress: Progress = silent,
+) -> Proof:
+    """Do some steps of the run in ``out`` again, twice, and compare them; nothing is changed.
+
+    Raises:
+        OutputError: if ``out`` belongs to another run.
+        CheckpointError: if there is no checkpoint with steps after it.
+    """
+    preload(["vidssl.data.clips"])
+    boxes = boxes or BoxFiles()
+    tables = people_job.read_boxes(plan, boxes)
+    claim(out, _identity(plan, videos, boxes), training.terms(Pretrain))
+    training.require_checkpoint(out)
+    index = ClipIndex(out / "index.parquet")
+    people = people_job.open_people(tables, index, boxes.time_origin)
+    trainer, dataset = _prepare(plan, index, people)
+    between = training.batches(dataset, plan.optim.batch, plan.loader)
+    done = training.counted(between, progress)
+    return prove_resume(trainer, done, _on_device(plan, trainer), _identified, out, steps)
+
+
 def save_encoder(
     folder: Path, encoder: Encoder, plan: Pretrain, *, steps: int, seen: training.Seen
 ) -> str:
@@ -184,6 +212,27 @@ def save_encoder(
         "code": __version__,
     }
     return save_weights(folder, "encoder", encoder, card)
+
+
+def _identity(plan: Pretrain, videos: str, boxes: BoxFiles) -> dict[str, Any]:
+    return {
+        "command": "pretrain",
+        "videos": videos,
+        "recipe": plan.model_dump(mode="json"),
+        **boxes.identity(),
+    }
+
+
+def _identified(samples: Sequence[ClipSample]) -> list[dict[str, Any]]:
+    """Return what names each sample's clips: the video, its clips' times, and the seed."""
+    return [
+        {
+            "video": shown(sample.video),
+            "from_to_s": [[float(times[0]), float(times[-1])] for times in sample.times_s],
+            "seed": sample.seed,
+        }
+        for sample in samples
+    ]
 
 
 def _require_fitting(plan: Pretrain) -> None:

@@ -9,8 +9,9 @@ import json
 import os
 import pickle
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -20,6 +21,53 @@ from vidssl.files import sha256, sync, write_text
 STATE = "state.pt"
 MANIFEST = "manifest.json"
 KEEP = 2
+FORMAT = 1
+"""Of the folder; a manifest without a version is of this format too."""
+
+
+class Saver:
+    """Writes the checkpoints of one training beside it, one at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Write below ``folder``."""
+        self.folder = folder
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[Path] | None = None
+
+    def __enter__(self) -> Self:
+        """Return the saver itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for what is being written."""
+        self._thread.shutdown()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last checkpoint could not be written, as far as is known yet."""
+        done = self._writing is not None and self._writing.done()
+        return done and self.fails()
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Begin to write ``state``, which must not change any more, once the one before is written.
+
+        If that one cannot be written, this one is not tried.
+        """
+        if not self.fails():
+            self._writing = self._thread.submit(save, self.folder, step, state)
+
+    def fails(self) -> bool:
+        """Wait for what is being written; whether it cannot be."""
+        return self._writing is not None and self._writing.exception() is not None
+
+    def close(self) -> None:
+        """Wait for what is being written.
+
+        Raises:
+            OutputError: if it cannot be.
+        """
+        if self._writing is not None:
+            self._writing.result()
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
@@ -31,13 +79,13 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     final = folder / f"step-{step:09d}"
     aside = folder / f".{final.name}.{os.getpid()}.part"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)  # a run's folder that has vanished is not made anew
         _remove(*folder.glob(".step-*.part"))
         aside.mkdir()
         _write(state, aside / STATE)
         sync(aside / STATE)
         facts = {"bytes": (aside / STATE).stat().st_size, "sha256": sha256(aside / STATE)}
-        manifest = {"step": step, "files": {STATE: facts}}
+        manifest = {"version": FORMAT, "step": step, "files": {STATE: facts}}
         write_text(aside / MANIFEST, json.dumps(manifest, indent=1))
         _remove(*([final] if final.exists() else []))
         aside.rename(final)
@@ -66,28 +114,44 @@ def load_latest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
         damage = verify(path)
         if damage is None:
             try:
-                # Tensors and plain containers only: a checkpoint cannot run code.
-                state = torch.load(path / STATE, map_location="cpu", weights_only=True)
-                return state, passed_over
-            except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-                damage = f"not the state of a training ({str(error).splitlines()[0]})"
+                return read(path), passed_over
+            except CheckpointError as error:
+                damage = str(error)
         passed_over.append(f"{path}: {damage}")
     if passed_over:
         raise CheckpointError("no checkpoint is whole: " + "; ".join(passed_over))
     return None, []
 
 
+def read(path: Path) -> dict[str, Any]:
+    """Return the state in one checkpoint that is whole.
+
+    Raises:
+        CheckpointError: if it is not the state of a training.
+    """
+    try:
+        # Tensors and plain containers only: a checkpoint cannot run code.
+        state: dict[str, Any] = torch.load(path / STATE, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        why = str(error).splitlines()[0]
+        raise CheckpointError(f"not the state of a training ({why})") from error
+    return state
+
+
 def verify(path: Path) -> str | None:
     """Return what is wrong with a checkpoint, or None."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        version = manifest.get("version", FORMAT)
+        if version != FORMAT:
+            return f"has format {version}, this vidssl reads {FORMAT}"
         facts = manifest["files"][STATE]
         size = (path / STATE).stat().st_size
         if size != facts["bytes"]:
             return f"{STATE} has {size} bytes, {facts['bytes']} were written"
         if sha256(path / STATE) != facts["sha256"]:
             return f"the content of {STATE} has changed since it was written"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"unreadable ({error})"
     return None
 

@@ -1,13 +1,10 @@
 """The training loop: the same for a self-supervised method and for a detector.
 
-A step is: wait for the batch, put it on the device, forward, backward, optimizer, ``after_step``,
-log. Everything a step draws at random is a function of the run's seed and the step, so a run that
-was stopped and continued equals one that never stopped.
+Wait for the batch, put it on the device, do the step, log it, save it now and then; stop with a
+checkpoint when asked to, and go back a little when numbers are no numbers any more. Whatever one
+process must do, all do in the same step.
 """
 
-import inspect
-import math
-import os
 import resource
 import signal
 import time
@@ -15,145 +12,39 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vidssl.backbones import Encoder
-from vidssl.errors import CheckpointError, Interrupted
-from vidssl.nn.distributed import on_any, rank, world_size
-from vidssl.nn.step import StepOutput
+from vidssl.errors import Interrupted, OutputError, RecipeError
+from vidssl.nn.distributed import on_any, rank
 from vidssl.progress import REMARK, Progress
 from vidssl.train import checkpoint
 from vidssl.train.folder import RunFolder
-from vidssl.train.optim import OptimConfig, optimizer, schedule
+from vidssl.train.rollback import Rollback
+from vidssl.train.trainer import FAILED, GO_ON, STOP, NotFiniteError, Trainer
 
 Raw = TypeVar("Raw")
-
-
-Precision = Literal["auto", "fp32", "bf16"]
 
 FIRST_ADVICE_S, LAST_ADVICE_S = 30.0, 1800.0  # between two remarks on waiting for data
 WORTH_TELLING = 0.1  # of the time
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How long to train, and how often to log and to save."""
+class Hooks(Generic[Raw]):
+    """What goes on beside a training's steps; all optional."""
 
-    optim: OptimConfig
-    steps: int
-    seed: int
-    log_every: int = 10
-    save_every: int = 500
-    precision: Precision = "auto"
-    data: str = ""
-    """A hash of what is trained on; a training does not go on with other data."""
-
-    def is_logged(self, step: int) -> bool:
-        """Whether the step, counted from 0, is one of those that are logged: with first and last.
-
-        The others are those before every ``log_every``-th.
-        """
-        return (step + 1) % self.log_every == 0 or step in {0, self.steps - 1}
-
-
-class Trainer:
-    """One training: its module, its optimizer and where it stands."""
-
-    def __init__(self, module: nn.Module, plan: Plan, device: torch.device) -> None:
-        """Stand at step 0."""
-        self.module = module.to(device)
-        if device.type == "cuda" or world_size() == 1:
-            # Convolutions run faster with their channels innermost; the values are the same.
-            self.module = self.module.to(memory_format=torch.channels_last_3d)
-        self.plan = plan
-        self.device = device
-        self.optimizer = optimizer(module, plan.optim)
-        self.lr_at = schedule(plan.optim)
-        self.half = runs_in_bf16(plan.precision, device)
-        self.step = 0
-        self.wrapped = self.module
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            devices = [device.index] if device.type == "cuda" else None
-            # Buffers stay each process's own: queues are equal by construction, and sending them
-            # with every step would cost more than the gradients.
-            self.wrapped = nn.parallel.DistributedDataParallel(
-                self.module,
-                device_ids=devices,
-                find_unused_parameters=_spares_weights(self.module),
-                **_keep_buffers(),
-            )
-
-    @property
-    def samples_seen(self) -> int:
-        """Samples that the steps so far have trained on, over all processes; repeats count."""
-        return self.step * self.plan.optim.batch
-
-    def train_step(self, batch: Any) -> dict[str, float | Tensor]:
-        """Do one step; return loss, learning rate, gradient norm and the method's scalars.
-
-        Raises:
-            CheckpointError: if loss or gradient is not finite on any process; no parameter has
-                been changed by it then.
-        """
-        torch.manual_seed(self.plan.seed * 1_000_003 + self.step * 1009 + rank())
-        lr = self.lr_at(self.step / self.plan.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.wrapped.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-            output: StepOutput = self.wrapped(batch)
-        loss = float(output.loss.detach())
-        self._require_finite("loss", loss)
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(output.loss)
-        norm = float(self._clip())
-        self._require_finite("gradient norm", norm)
-        self.optimizer.step()
-        self.step += 1
-        self.module.after_step(self.step / self.plan.steps)  # type: ignore[operator]
-        return {"loss": loss, "lr": lr, "grad_norm": norm, **output.scalars}
-
-    def state(self) -> dict[str, Any]:
-        """Return everything that the rest of the training depends on."""
-        return {
-            "step": self.step,
-            "steps": self.plan.steps,
-            "data": self.plan.data,
-            "module": self.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Stand where :meth:`state` was taken.
-
-        Raises:
-            CheckpointError: if that training had another length or other data.
-        """
-        for name, here in (("steps", self.plan.steps), ("data", self.plan.data)):
-            if state[name] != here:
-                raise CheckpointError(
-                    f"the checkpoint's {name} are {state[name]}, this training's {here}: the "
-                    "videos or annotations have changed since; train in another folder"
-                )
-        self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
-
-    def _require_finite(self, name: str, value: float) -> None:
-        if on_any(not math.isfinite(value), self.device):
-            found = "not finite on another process" if math.isfinite(value) else value
-            raise CheckpointError(
-                f"the {name} became {found} at step {self.step}; the last checkpoint is older "
-                "(a lower optim.lr, optim.clip_grad_norm or precision: fp32 usually helps)"
-            )
-
-    def _clip(self) -> Tensor:
-        trained = [p for p in self.module.parameters() if p.grad is not None]
-        limit = self.plan.optim.clip_grad_norm or math.inf
-        return nn.utils.clip_grad_norm_(trained, limit)
+    notice: Callable[[Raw], None] = lambda raw: None
+    """Looks at each raw batch first."""
+    identify: Callable[[Raw], list[dict[str, Any]]] = lambda raw: []
+    """Names the clips of a raw batch, for the account of steps that were undone."""
+    advise: Callable[[float], str] | None = None
+    """Says what would help where a share of the time is spent waiting for data."""
+    examine: Callable[[Trainer], Mapping[str, float]] = lambda trainer: {}
+    """Gives further scalars of a step, which is logged then; on the first process alone."""
+    alarm: Callable[[int, Mapping[str, float]], None] = lambda step, logged: None
+    """Sees each logged step, counted from 0; on the first process alone."""
 
 
 def fit(
@@ -162,49 +53,114 @@ def fit(
     prepare: Callable[[Raw, int], Any],
     folder: RunFolder,
     progress: Progress,
-    notice: Callable[[Raw], None] = lambda raw: None,
-    advise: Callable[[float], str] | None = None,
-    examine: Callable[[Trainer], Mapping[str, float]] = lambda trainer: {},
-    alarm: Callable[[int, Mapping[str, float]], None] = lambda step, logged: None,
+    hooks: Hooks[Raw] | None = None,
 ) -> None:
     """Train to the end of the plan, from where the folder's newest checkpoint stands.
 
     ``batches(first, last)`` gives the raw batches of those steps, ``prepare`` puts one on the
-    device, ``notice`` looks at each raw batch first. ``advise`` says what would help where a share
-    of the time is spent waiting for data; it is told of now and then. ``examine`` gives further
-    scalars of a step, which is logged then, and ``alarm`` sees each logged step, counted from 0;
-    both on the first process alone.
+    device.
 
     Raises:
-        Interrupted: on SIGINT or SIGTERM, after a checkpoint.
+        Interrupted: on SIGINT, SIGTERM or SIGUSR1, after a checkpoint.
+        OutputError: if a checkpoint cannot be written; earlier ones stay as they were.
+        CheckpointError: if loss, gradients or weights are not finite again and again.
+        RecipeError: if memory does not suffice.
     """
-    plan, saves = trainer.plan, folder.path / "checkpoints"
+    hooks = hooks or Hooks()
     _continue(trainer, folder)
-    clock = time.perf_counter()
-    waiting = _Waiting()
-    with _stop_signals() as stopped:
-        iterator = _waiting(batches(trainer.step, plan.steps))
-        for raw, wait_s in iterator:
-            notice(raw)
-            scalars = trainer.train_step(prepare(raw, trainer.step))
-            now = time.perf_counter()
-            more = examine(trainer) if rank() == 0 else {}
-            if more or plan.is_logged(trainer.step - 1):
-                logged = _logged(trainer, {**scalars, **more}, step_s=now - clock, wait_s=wait_s)
-                folder.log(logged)
-                if rank() == 0:
-                    alarm(trainer.step - 1, logged)
+    with _stop_signals() as stopped, checkpoint.Saver(folder.path / "checkpoints") as saver:
+        try:
+            _steps(trainer, batches, prepare, folder, progress, hooks, saver, stopped)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if (words := _memory_words(error, trainer)) is None:
+                raise
+            raise RecipeError(words) from error
+    if trainer.step < trainer.plan.steps:
+        raise Interrupted(f"stopped at step {trainer.step} of {trainer.plan.steps}")
+
+
+def _steps(
+    trainer: Trainer,
+    batches: Callable[[int, int], Iterable[Raw]],
+    prepare: Callable[[Raw, int], Any],
+    folder: RunFolder,
+    progress: Progress,
+    hooks: Hooks[Raw],
+    saver: checkpoint.Saver,
+    stopped: list[int],
+) -> None:
+    """Do steps until the end, or until a process was asked to stop, and save the last."""
+    plan, log = trainer.plan, _Log(trainer, folder, progress, hooks)
+    rollback = Rollback(trainer, folder, hooks.identify)
+
+    def wish() -> int:
+        return FAILED if saver.failed else STOP if stopped else GO_ON
+
+    for raw, wait_s in _waiting(batches(trainer.step, plan.steps)):
+        hooks.notice(raw)
+        rollback.note(raw)
+        try:
+            scalars = trainer.train_step(prepare(raw, trainer.step), wish)
+            if (saves := trainer.step % plan.save_every == 0) or rollback.is_due:
+                state = rollback.keep()
+        except NotFiniteError as fault:
+            rollback.go_back(fault)
+            log.remark(f"{fault}: back to before step {trainer.skipped[-1][0]}, which is left out")
+            continue
+        log.step(scalars, wait_s)
+        if trainer.wished != GO_ON:
+            break
+        if saves and trainer.step < plan.steps and rank() == 0:
+            saver.save(trainer.step, state)
+    if trainer.wished != FAILED:
+        state = rollback.state if rollback.state["step"] == trainer.step else rollback.keep()
+        if rank() == 0:
+            saver.save(trainer.step, state)
+    if on_any(saver.fails(), trainer.device):
+        saver.close()  # the first process tells what its disk said
+        raise OutputError(f"{folder.path}: the first process cannot write its checkpoint")
+
+
+class _Log:
+    """What is told of each step: to the run's log, to a person, and to those who look on."""
+
+    def __init__(
+        self, trainer: Trainer, folder: RunFolder, progress: Progress, hooks: Hooks[Any]
+    ) -> None:
+        self.trainer, self.folder, self.progress, self.hooks = trainer, folder, progress, hooks
+        self.clock = time.perf_counter()
+        self.waiting = _Waiting()
+
+    def step(self, scalars: Mapping[str, float | Tensor], wait_s: float) -> None:
+        """Tell of the step that was just done."""
+        trainer, now = self.trainer, time.perf_counter()
+        step_s = now - self.clock
+        more = self.hooks.examine(trainer) if rank() == 0 else {}
+        if more or trainer.plan.is_logged(trainer.step - 1):
+            logged = _logged(trainer, {**scalars, **more}, step_s=step_s, wait_s=wait_s)
+            self.folder.log(logged)
             if rank() == 0:
-                progress(f"training, loss {scalars['loss']:.3f}", trainer.step, plan.steps)
-            if advise is not None and (share := waiting.note(now - clock, wait_s)) is not None:
-                _advise(folder, progress, share, advise(share))
-            clock = time.perf_counter() if more else now  # a look is no part of the next step
-            done = trainer.step == plan.steps
-            stopping = on_any(bool(stopped), trainer.device)
-            if rank() == 0 and (done or stopping or trainer.step % plan.save_every == 0):
-                checkpoint.save(saves, trainer.step, trainer.state())
-            if stopping and not done:
-                raise Interrupted(f"stopped at step {trainer.step} of {plan.steps}")
+                self.hooks.alarm(trainer.step - 1, logged)
+        share = self.waiting.note(step_s, wait_s)
+        if rank() == 0:
+            self.progress(self._words(scalars, step_s), trainer.step, trainer.plan.steps)
+            if self.hooks.advise is not None and share is not None:
+                advice = self.hooks.advise(share)
+                self.folder.event("waiting for data", share=round(share, 3), advice=advice)
+                self.remark(advice)
+        self.clock = time.perf_counter() if more else now  # a look is no part of the next step
+
+    def remark(self, words: str) -> None:
+        """Tell a person something."""
+        if rank() == 0:
+            self.progress(words, 0, REMARK)
+
+    def _words(self, scalars: Mapping[str, float | Tensor], step_s: float) -> str:
+        clips_per_s = self.trainer.plan.optim.batch / step_s
+        return (
+            f"training, loss {scalars['loss']:.3f}, lr {scalars['lr']:.2g}, "
+            f"{clips_per_s:.3g} clips/s, {self.waiting.recent:.0%} waiting for data"
+        )
 
 
 class _Waiting:
@@ -212,10 +168,14 @@ class _Waiting:
 
     def __init__(self) -> None:
         self.steps, self.all_s, self.wait_s, self.every_s = 0, 0.0, 0.0, FIRST_ADVICE_S
+        self.recent = 0.0
+        """The share in the last steps, the newest weighing a tenth."""
 
     def note(self, step_s: float, wait_s: float) -> float | None:
         """Add a step; return the share of waiting if it is time to tell and worth it."""
         self.steps += 1
+        share = min(1.0, wait_s / step_s)
+        self.recent += (share - self.recent) * (1 if self.steps <= 2 else 0.1)
         if self.steps == 1:  # the workers were starting
             return None
         self.all_s += step_s
@@ -226,12 +186,6 @@ class _Waiting:
         self.all_s = self.wait_s = 0.0
         self.every_s = min(2 * self.every_s, LAST_ADVICE_S)
         return share if share > WORTH_TELLING else None
-
-
-def _advise(folder: RunFolder, progress: Progress, share: float, advice: str) -> None:
-    if rank() == 0:
-        folder.event("waiting for data", share=round(share, 3), advice=advice)
-        progress(advice, 0, REMARK)
 
 
 def _continue(trainer: Trainer, folder: RunFolder) -> None:
@@ -273,15 +227,19 @@ def _waiting(batches: Iterable[Raw]) -> Iterator[tuple[Raw, float]]:
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Give a list that fills when the process is asked to stop; a second signal stops at once."""
+    """Give a list that fills when the process is asked to stop.
+
+    A second Ctrl-C stops at once; a batch system's second signal does not, which may follow its
+    first while the checkpoint is written.
+    """
     caught: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        if caught:
+        if caught and number == signal.SIGINT:
             raise KeyboardInterrupt
         caught.append(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     try:
         before = [signal.signal(number, note) for number in numbers]
     except ValueError:  # not the main thread: whoever owns it decides
@@ -294,39 +252,21 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def runs_in_bf16(precision: Precision, device: torch.device) -> bool:
-    """Whether to compute in bfloat16: as asked, or for ``auto`` on a GPU that is made for it.
-
-    Not on a CPU by itself: gradients of narrow 3D convolutions came out infinite there.
-    """
-    if precision == "auto":
-        return device.type == "cuda" and bool(
-            torch.cuda.is_bf16_supported(including_emulation=False)
-        )
-    return precision == "bf16"
-
-
-def _spares_weights(module: nn.Module) -> bool:
-    """Whether some weights get no gradient, for which DDP would wait for ever."""
-    parts = (part for part in module.modules() if isinstance(part, Encoder))
-    return any(
-        part.spares_weights and any(weight.requires_grad for weight in part.parameters())
-        for part in parts
+def _memory_words(error: BaseException, trainer: Trainer) -> str | None:
+    """Return what to tell of a lack of memory; None if the error is another."""
+    on_gpu = isinstance(error, torch.OutOfMemoryError)
+    if not on_gpu and not isinstance(error, MemoryError) and "can't allocate" not in str(error):
+        return None
+    if on_gpu:
+        peak_gb = torch.cuda.max_memory_allocated(trainer.device) / 2**30
+        all_gb = torch.cuda.get_device_properties(trainer.device).total_memory / 2**30
+        found = f"{peak_gb:.1f} of the GPU's {all_gb:.1f} GiB were in use at the peak"
+    else:
+        peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        found = f"this process had {peak_gb:.1f} GiB at its peak"
+    optim = trainer.plan.optim
+    return (
+        f"out of memory in step {trainer.step}: {found}, with optim.batch {optim.batch} in "
+        f"{optim.accumulate} parts a process; raise optim.accumulate (same result, less memory), "
+        "set backbone.activation_checkpointing: true, or lower optim.batch or the clips' size"
     )
-
-
-def _keep_buffers() -> dict[str, Any]:
-    """Return the argument that keeps DDP from sending buffers, by the name that it has."""
-    known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
-    if "forward_sync_buffers" in known:
-        return {"forward_sync_buffers": False}
-    return {"broadcast_buffers": False}
-
-
-def device_of(choice: str = "auto") -> torch.device:
-    """Return the device of this process: its own GPU where there is one, else the CPU."""
-    if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    index = int(os.environ.get("LOCAL_RANK", 0))
-    torch.cuda.set_device(index)
-    return torch.device("cuda", index)

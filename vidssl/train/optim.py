@@ -1,6 +1,7 @@
 """The optimizer and the learning rate as a function of progress."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -11,7 +12,14 @@ from fvcore.common.param_scheduler import (
     LinearParamScheduler,
     ParamScheduler,
 )
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 from torch import Tensor, nn, optim
 
 from vidssl.section import Section
@@ -23,9 +31,17 @@ class OptimConfig(Section):
     optimizer: Literal["sgd", "adamw", "lars"] = "sgd"
     """``lars`` is for large batches: SGD whose matrices each step in proportion to their norm."""
     lr: PositiveFloat
-    """Peak learning rate, for the global batch as it is given here; never scaled silently."""
+    """Peak learning rate, for ``batch`` as it is given here, or for ``lr_batch``."""
     batch: PositiveInt
     """Samples a step over all processes."""
+    lr_batch: PositiveInt | None = None
+    """The batch that ``lr`` is for: the rate is then ``lr * batch / lr_batch``, and told so."""
+    accumulate: PositiveInt = 1
+    """Parts that a process's clips go through the backbone in, one after the other.
+
+    Less memory for a third more computing; loss, gradients and negatives stay those of the whole
+    batch, and BatchNorm sees one part at a time, as it would on so many times the processes.
+    """
     steps: PositiveInt | None = None
     """Length of the training; give either this or ``epochs``."""
     epochs: PositiveFloat | None = None
@@ -37,10 +53,19 @@ class OptimConfig(Section):
     """Of ``lars``: a matrix's step at a rate of 1, as a share of the matrix's norm."""
     weight_decay: NonNegativeFloat = 1e-4
     """Not applied to biases and normalisation, as in the SlowFast configs."""
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    drops: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = ()
+    """Of ``step``: shares of the training, counted from its end, at whose beginning the rate drops,
+    largest first; ``[0.3, 0.1]`` drops it for the last 30 % and again for the last 10 %."""
+    drop: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """What a drop multiplies the rate by."""
     warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the training in which the rate rises linearly from a hundredth of its peak."""
     clip_grad_norm: PositiveFloat | None = None
+    ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Momentum of averaged weights and running statistics, which are then the training's result."""
+    precise_bn: NonNegativeInt = 0
+    """Batches from which BatchNorm's statistics are taken anew before the result is saved."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -51,6 +76,27 @@ class OptimConfig(Section):
         if self.nesterov and self.optimizer == "lars":
             raise ValueError("nesterov is for optimizer: sgd, found optimizer: lars")
         return self
+
+    @model_validator(mode="after")
+    def _drops_in_order(self) -> Self:
+        if bool(self.drops) != (self.schedule == "step"):
+            raise ValueError("drops belong to schedule: step, which needs them")
+        if any(first <= second for first, second in pairwise(self.drops)):
+            raise ValueError(f"drops are counted from the end, largest first, found {self.drops}")
+        if self.drops and self.warmup > 1 - self.drops[0]:
+            raise ValueError("the warmup ends after the first of the drops")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_of_the_batch(self) -> Self:
+        if self.batch % self.accumulate:
+            raise ValueError(f"batch {self.batch} has no {self.accumulate} equal parts")
+        return self
+
+    @property
+    def peak_lr(self) -> float:
+        """The peak learning rate for ``batch``."""
+        return self.lr * self.batch / (self.lr_batch or self.batch)
 
     def total_steps(self, samples: int) -> int:
         """Return the steps of the whole training on ``samples`` samples; at least one."""
@@ -66,15 +112,31 @@ def schedule(config: OptimConfig) -> ParamScheduler:
     The cosine runs over the whole training; the warm-up replaces its beginning and ends at the
     cosine's own value there, as in SlowFast.
     """
-    main: ParamScheduler = ConstantParamScheduler(config.lr)
+    peak = config.peak_lr
+    main: ParamScheduler = ConstantParamScheduler(peak)
     if config.schedule == "cosine":
-        main = CosineParamScheduler(config.lr, 0.0)
+        main = CosineParamScheduler(peak, 0.0)
+    elif config.schedule == "step":
+        main = _Drops(peak, config.drop, config.drops)
     if not config.warmup:
         return main
-    rise = LinearParamScheduler(config.lr / 100, main(config.warmup))
+    rise = LinearParamScheduler(peak / 100, main(config.warmup))
     return CompositeParamScheduler(
         [rise, main], [config.warmup, 1 - config.warmup], ["rescaled", "fixed"]
     )
+
+
+class _Drops(ParamScheduler):  # type: ignore[misc]
+    """A rate that drops where so much of the training is left."""
+
+    def __init__(self, peak: float, drop: float, left: Sequence[float]) -> None:
+        self.peak, self.drop, self.left = peak, drop, left
+
+    def __call__(self, where: float) -> float:
+        """Return the rate at a place in [0, 1)."""
+        # What is left is rounded as little as a step of the longest training.
+        passed = sum(1 - where <= left + 1e-9 for left in self.left)
+        return self.peak * self.drop**passed
 
 
 def optimizer(module: nn.Module, config: OptimConfig) -> optim.Optimizer:
@@ -92,13 +154,13 @@ def optimizer(module: nn.Module, config: OptimConfig) -> optim.Optimizer:
     ]
     if config.optimizer == "lars":
         groups[0]["trust"] = config.trust
-        return LARS(groups, lr=config.lr, momentum=config.momentum)
+        return LARS(groups, lr=config.peak_lr, momentum=config.momentum)
     # On a GPU one kernel updates all parameters.
     fused = all(p.is_cuda for p in trained) or None
     if config.optimizer == "adamw":
-        return optim.AdamW(groups, lr=config.lr, fused=fused)
+        return optim.AdamW(groups, lr=config.peak_lr, fused=fused)
     return optim.SGD(
-        groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused
+        groups, lr=config.peak_lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused
     )
 
 

@@ -1,0 +1,95 @@
+"""Going back to a good state where loss, gradients or weights are no numbers any more.
+
+A copy of the whole state lies in each process's memory, never older than a set number of steps and
+never with a weight that is not finite. All processes go back to it in the same step, leave out the
+steps since, which are written down with their clips, and go on with the next batch of the order.
+
+What is left out depends on when the last copy was made: at multiples of that number of steps, at
+checkpoints and where a run goes on. So a run that was stopped in between may leave out fewer steps
+than one that never stopped.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from vidssl.files import write_text
+from vidssl.nn.distributed import rank
+from vidssl.train.folder import RunFolder
+from vidssl.train.trainer import NotFiniteError, Trainer
+
+Identify = Callable[[Any], list[dict[str, Any]]]
+"""What names the clips of a raw batch."""
+
+
+class Rollback:
+    """The copy of one training's state, and what happened since it was made."""
+
+    def __init__(self, trainer: Trainer, folder: RunFolder, identify: Identify) -> None:
+        """Make the first copy."""
+        self.trainer, self.folder, self.identify = trainer, folder, identify
+        self.in_a_row = 0
+        self.since: list[tuple[int, Any]] = []
+        self.last_fault = -1
+        self.keep()
+
+    def keep(self) -> dict[str, Any]:
+        """Make a copy of the state as it is now, and return it.
+
+        Raises:
+            NotFiniteError: if a weight of it is not finite; the copy before stays.
+        """
+        self.trainer.require_finite_weights()
+        return self._copy()
+
+    def _copy(self) -> dict[str, Any]:
+        state: dict[str, Any] = on_cpu(self.trainer.state())
+        self.state, self.since = state, []
+        return state
+
+    def note(self, raw: Any) -> None:
+        """Remember the clips of the batch that the coming step is for."""
+        self.since.append((self.trainer.step, self.identify(raw)))
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the copy is as old as it may become."""
+        return self.trainer.step % self.trainer.plan.snapshot_every == 0
+
+    def go_back(self, fault: NotFiniteError) -> None:
+        """Undo all steps since the copy; the next step is the one after those.
+
+        Raises:
+            NotFiniteError: the fault itself, if there were too many with too little between.
+        """
+        trainer, plan = self.trainer, self.trainer.plan
+        first, last = self.state["step"], self.since[-1][0]
+        clean = first - self.last_fault > plan.save_every
+        self.in_a_row = 1 if clean else self.in_a_row + 1
+        self.last_fault = last
+        if self.in_a_row > plan.rollbacks:
+            again = f", {self.in_a_row} times in short order" if plan.rollbacks else ""
+            raise NotFiniteError(f"{fault}{again}; the last checkpoint is older") from fault
+        name = f"rolled-back/step-{last:09d}-rank-{rank()}.json"
+        told = {"reason": str(fault), "first": first, "last": last}
+        clips = [{"step": step, "clips": found} for step, found in self.since]
+        (self.folder.path / name).parent.mkdir(exist_ok=True)
+        write_text(self.folder.path / name, json.dumps({**told, "steps": clips}, indent=1) + "\n")
+        if rank() == 0:
+            self.folder.event("rolled back", **told, clips=name)
+        trainer.restore(self.state)
+        trainer.skip(first, last)
+        self._copy()
+
+
+def on_cpu(value: Any) -> Any:
+    """Return nested containers with a copy of every tensor in the CPU's memory."""
+    if isinstance(value, Tensor):
+        return value.detach().clone() if value.device.type == "cpu" else value.detach().cpu()
+    if isinstance(value, dict):
+        return type(value)((key, on_cpu(part)) for key, part in value.items())
+    if isinstance(value, (list, tuple)):
+        return type(value)(on_cpu(part) for part in value)
+    return value
