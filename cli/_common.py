@@ -62,7 +62,10 @@ Steps = Annotated[
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Resolve all, decode one batch, do one step, write nothing."),
+    typer.Option(
+        "--dry-run",
+        help="Do a few steps, forecast hours, memory and disk as JSON, and write nothing.",
+    ),
 ]
 Autotune = Annotated[
     bool, typer.Option("--autotune", help="Measure, then take the workers and threads that suit.")
@@ -240,6 +243,12 @@ def say(line: str) -> None:
     """Print one line of the result, as it is; of several processes the first alone does."""
     if is_first():
         out.print(printable(line), markup=False)
+
+
+def warn(warnings: list[str]) -> None:
+    """Tell on stderr what a person should know before going on."""
+    for words in warnings:
+        err.print(f"[bold yellow]warning:[/] {escape(printable(words))}")
 
 
 def say_origins(found: "list[dict[str, object]]") -> None:

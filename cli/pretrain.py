@@ -60,7 +60,9 @@ def pretrain(
             _slurm.submit_command(request, processes, plan, out, dry_run=dry_run, json_to=json_to)
             return
         if dry_run:
-            _common.write_json(asdict(job.forecast(plan, videos, files)), json_to or "-")
+            found = job.forecast(plan, videos, out, files, processes=gpus)
+            _common.write_json(asdict(found), json_to or "-")
+            _common.warn(found.warnings)
             return
         _common.start_processes(gpus, plan.device, max_restarts)
         with _common.progress() as progress:

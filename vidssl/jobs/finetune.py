@@ -186,8 +186,12 @@ def run(
     )
 
 
-def forecast(plan: Detection, encoder: str, data: DetectionData) -> forecasting.Forecast:
-    """Decode one batch and do one step without writing anything that stays.
+def forecast(
+    plan: Detection, encoder: str, data: DetectionData, out: Path, *, processes: int = 1
+) -> forecasting.Forecast:
+    """Read two batches and do a few steps without writing anything that stays.
+
+    ``processes`` share a batch; this one does the share of one.
 
     Raises:
         VidsslError: as :func:`run` does.
@@ -201,13 +205,13 @@ def forecast(plan: Detection, encoder: str, data: DetectionData) -> forecasting.
         few = few_videos(every, {moment.video for moment in moments}, plan.optim.batch)
         listing = Path(scratch) / "few.txt"
         listing.write_text("".join(f"{path}\n" for path in few), encoding="utf-8")
-        placed = shared.place_moments(
-            moments, str(listing), Path(scratch) / "index.parquet", silent, data.time_origin, every
-        )
+        index = Path(scratch) / "index.parquet"
+        placed = shared.place_moments(moments, str(listing), index, silent, data.time_origin, every)
         trainer = training.trainer(detector, plan, len(moments))
         dataset = KeyFrameDataset(placed, shared.reading(plan), plan.seed, bank)
+        place = forecasting.Place(out, index, len(every), processes)
         return forecasting.forecast(
-            plan, trainer, dataset, _preparation(plan, trainer), samples=len(moments)
+            plan, trainer, dataset, _preparation(plan, trainer), place, samples=len(moments)
         )
 
 

@@ -146,8 +146,12 @@ def run(
     )
 
 
-def forecast(plan: Pretrain, videos: str, boxes: BoxFiles | None = None) -> forecasting.Forecast:
-    """Decode one batch and do one step without writing anything that stays.
+def forecast(
+    plan: Pretrain, videos: str, out: Path, boxes: BoxFiles | None = None, *, processes: int = 1
+) -> forecasting.Forecast:
+    """Read two batches and do a few steps without writing anything that stays.
+
+    ``processes`` share a batch; this one does the share of one.
 
     Raises:
         SourceError: if there is nothing to train on.
@@ -166,8 +170,9 @@ def forecast(plan: Pretrain, videos: str, boxes: BoxFiles | None = None) -> fore
         index = ClipIndex(Path(folder) / "index.parquet")
         people = people_job.open_people(tables, index, boxes.time_origin, paths)
         trainer, dataset = _prepare(plan, index, people)
+        place = forecasting.Place(out, index.path, len(paths), processes)
         return forecasting.forecast(
-            plan, trainer, dataset, _on_device(plan, trainer), samples=len(paths)
+            plan, trainer, dataset, _on_device(plan, trainer), place, samples=len(paths)
         )
 
 
