@@ -195,7 +195,7 @@ def _continue(trainer: Trainer, folder: RunFolder) -> None:
     if rank() == 0:
         for reason in passed_over:
             folder.event("checkpoint passed over", reason=reason)
-        folder.event("start", step=trainer.step)
+        folder.event("start", step=trainer.step, steps=trainer.plan.steps)
     folder.rewind(trainer.step)
     folder.keep()
 
