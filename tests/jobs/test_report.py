@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from vidssl.errors import CheckpointError
+from vidssl.jobs._event_words import WORDS, in_words
 from vidssl.jobs.report import ReportResult, run
 from vidssl.train.folder import IDENTITY
 from vidssl.video.index import write_index
@@ -151,7 +152,7 @@ def test_events_are_listed_and_of_too_many_both_ends(folder: Path) -> None:
     lines(folder / "events.jsonl", broken)
     run(folder)
     text = shown(folder)
-    assert "path: v000.mp4, error: cut" in text
+    assert "v000.mp4: cut" in text
     assert "v299.mp4" in text
     assert text.count("video set aside") == 100
     assert "of 300 events" in text
@@ -260,3 +261,92 @@ def test_the_result_is_fit_for_json(folder: Path) -> None:
     result = run(folder)
     assert isinstance(result, ReportResult)
     assert json.loads(json.dumps(vars(result), default=str, allow_nan=False))["steps"] == 5
+
+
+# --- events in words
+
+
+def told(*events: dict[str, Any], batch: int | None = 4) -> list[str]:
+    return [in_words({"time": 0.0, **event}, batch) for event in events]
+
+
+def test_starts_and_ends_are_told_in_words() -> None:
+    assert told(
+        {"event": "start", "step": 0, "steps": 300},
+        {"event": "start", "step": 0},
+        {"event": "start", "step": 40, "steps": 300},
+        {"event": "start", "step": 40},
+        {"event": "start", "step": 300, "steps": 300},
+        {"event": "interrupted", "words": "stopped at step 40 of 300"},
+        {"event": "failed", "words": "no space left"},
+        {"event": "finished"},
+    ) == [
+        "from the beginning, 300 steps",
+        "from the beginning",
+        "goes on after step 40 of 300",
+        "goes on after step 40",
+        "all of 300 steps were done",
+        "stopped at step 40 of 300",
+        "no space left",
+        "to the end",
+    ]
+
+
+def test_what_was_undone_is_told_with_its_steps_and_clips() -> None:
+    back = {"event": "rolled back", "reason": "the loss became nan at step 57", "clips": "r/x.json"}
+    assert told({**back, "first": 50, "last": 57}, {**back, "first": 57, "last": 57}) == [
+        "steps 50 to 57 undone and left out (8 steps, 32 clips): the loss became nan at step 57; "
+        "the clips are listed in r/x.json",
+        "step 57 undone and left out (1 step, 4 clips): the loss became nan at step 57; "
+        "the clips are listed in r/x.json",
+    ]
+
+
+def test_videos_set_aside_are_named_up_to_a_few() -> None:
+    many = {f"{n}.mp4": "empty" for n in range(7)}
+    assert told(
+        {"event": "videos set aside", "videos": many, "keyframes": 12},
+        {"event": "videos set aside", "videos": {"a.mp4": "missing"}},
+        {"event": "video set aside", "path": "b.mp4", "error": "cut off"},
+    ) == [
+        "7 videos, with 12 key frames: 0.mp4 (empty), 1.mp4 (empty), 2.mp4 (empty), 3.mp4 (empty), "
+        "4.mp4 (empty) and 2 more",
+        "1 video: a.mp4 (missing)",
+        "b.mp4: cut off",
+    ]
+
+
+@pytest.mark.parametrize("kind", [*WORDS, "unheard of"])
+def test_an_event_that_is_not_as_expected_is_shown_as_it_is(kind: str) -> None:
+    odd: dict[str, Any] = {
+        "event": kind,
+        "step": "x",
+        "first": None,
+        "words": 7,
+        "videos": [],
+        "changes": {},
+    }
+    assert told(odd) == ["step: x, first: null, words: 7, videos: [], changes: {}"] or (
+        kind == "alarm" and told(odd) == ["step x: 7"]
+    )
+
+
+def test_the_summary_says_what_did_not_go_smoothly(folder: Path) -> None:
+    run(folder)
+    assert "The training went" not in shown(folder)
+    identity = {"command": "pretrain", "recipe": {**RECIPE, "optim": {"batch": 4}}}
+    (folder / IDENTITY).write_text(json.dumps(identity))
+    events = [
+        {"event": "start", "time": 1.7e9, "step": 0, "steps": 90},
+        {"event": "rolled back", "time": 1.7e9, "first": 3, "last": 5, "reason": "nan"},
+        {"event": "interrupted", "time": 1.7e9, "words": "stopped at step 40 of 90"},
+        {"event": "start", "time": 1.7e9, "step": 40, "steps": 90},
+        {"event": "failed", "time": 1.7e9, "words": "the disk is full"},
+        {"event": "start", "time": 1.7e9, "step": 60, "steps": 90},
+    ]
+    lines(folder / "events.jsonl", events)
+    run(folder)
+    assert (
+        "The training went on twice (after step 40, 60), was stopped once, failed once, "
+        "rolled back once (3 steps, 12 clips left out)."
+    ) in shown(folder)

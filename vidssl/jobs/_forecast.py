@@ -240,7 +240,7 @@ def _disk_bytes(
 ) -> float:
     some = pq.ParquetFile(place.index).metadata
     rows = sum(some.row_group(n).total_byte_size for n in range(some.num_row_groups))
-    index = place.videos * float(rows) / max(1, some.num_rows)
+    index = place.videos * float(rows) / max(1, int(some.num_rows))
     log = (len(json.dumps(entry)) + LOGGED_BESIDES) * math.ceil(steps / plan.log_every)
     encoder = trained.module.encoder
     assert isinstance(encoder, nn.Module)

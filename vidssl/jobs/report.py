@@ -10,6 +10,7 @@ from typing import Any
 
 from vidssl import report
 from vidssl.errors import SourceError
+from vidssl.jobs._event_words import history, in_words
 from vidssl.jobs._run_files import (
     RunFiles,
     Speed,
@@ -128,7 +129,7 @@ def _page(files: RunFiles, result: ReportResult) -> report.Page:
     if files.scores:
         sections.append(_scores(files.scores))
     if files.events:
-        sections.append(_events(files.events))
+        sections.append(_events(files.events, _batch(files)))
     if files.cards:
         sections.append(_weights(files.cards))
     sections.append(_repeat(files))
@@ -161,8 +162,18 @@ def _summary(files: RunFiles, result: ReportResult) -> Section:
     ]
     blocks: list[Block] = [report.Facts(facts), report.Text(result.verdict)]
     blocks += [report.Text(words) for words in _alarms(files.events)]
+    if rough := history(files.events, _batch(files)):
+        blocks.append(report.Text(rough))
     blocks += [report.Text(problem) for problem in files.unread]
     return Section("Summary", [*blocks, report.Table(("", ""), _particulars(files))])
+
+
+def _batch(files: RunFiles) -> int | None:
+    """Return the clips of a step, if the recipe tells."""
+    recipe = files.identity.get("recipe")
+    optim = recipe.get("optim") if isinstance(recipe, dict) else None
+    batch = optim.get("batch") if isinstance(optim, dict) else None
+    return batch if type(batch) is int else None
 
 
 def _alarms(events: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -281,17 +292,13 @@ def _by_id(values: Any) -> dict[int, Any]:
     return {int(key): value for key, value in values.items() if str(key).isdecimal()}
 
 
-def _events(events: Sequence[Mapping[str, Any]]) -> Section:
+def _events(events: Sequence[Mapping[str, Any]], batch: int | None) -> Section:
     shown = [*events[: EVENTS_SHOWN // 2], *events[EVENTS_SHOWN // 2 :][-EVENTS_SHOWN // 2 :]]
     rows = [
         (
             _utc(event["time"]) if is_finite(event.get("time")) else None,
             str(event.get("event", "")),
-            ", ".join(
-                f"{key}: {_said(value)}"
-                for key, value in event.items()
-                if key not in {"event", "time"}
-            ),
+            in_words(event, batch),
         )
         for event in shown
     ]
