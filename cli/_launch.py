@@ -64,8 +64,29 @@ def launch(package: str, arguments: list[str], count: int, device: str, restarts
     Raises:
         RecipeError: if there are GPUs, but not as many.
     """
+    return run(package, arguments, count, device, restarts).code
+
+
+def run(
+    package: str,
+    arguments: list[str],
+    count: int,
+    device: str,
+    restarts: int,
+    machines: Machines = ALONE,
+) -> Ended:
+    """Run the command as ``count`` processes on each of the machines, of which this is one.
+
+    Of many machines PyTorch's launchers start all again together, whatever it was that failed.
+
+    Raises:
+        RecipeError: if there are GPUs, but not as many.
+        LaunchError: if the machines do not meet.
+    """
+    if machines.count > 1:
+        return _once(package, arguments, count, device, machines, restarts)
     for attempt in range(restarts + 1):
-        ended = run(package, arguments, count, device)
+        ended = _once(package, arguments, count, device, machines, 0)
         if ended.code in {0, *FINAL}:
             break
         words = ended.words or "a process failed"
@@ -75,25 +96,17 @@ def launch(package: str, arguments: list[str], count: int, device: str, restarts
             )
         elif ended.words:
             _tell(f"error: {words}; the same command goes on from the last checkpoint")
-    return ended.code
+    return ended
 
 
-def run(
+def _once(
     package: str,
     arguments: list[str],
     count: int,
     device: str,
-    machines: Machines = ALONE,
-    restarts: int = 0,
+    machines: Machines,
+    restarts: int,
 ) -> Ended:
-    """Run the command as ``count`` processes on each of the machines, of which this is one.
-
-    ``restarts`` is for many machines, whose launchers must start again together.
-
-    Raises:
-        RecipeError: if there are GPUs, but not as many.
-        LaunchError: if the machines do not meet.
-    """
     import torch
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -139,15 +152,16 @@ def run(
 def _failed(failures: "Mapping[int, ProcessFailure]", first: int, logs: Path) -> Ended:
     """Return how processes failed, having shown what the first rank cannot tell itself."""
     codes = {rank: failure.exitcode for rank, failure in failures.items()}
-    words = "; ".join(
-        f"rank {rank} was ended by {_signal(code)}" for rank, code in codes.items() if code < 0
-    )
+    words, code = "", codes[first]
+    if code < 0:  # the others were asked to stop then, and say that they were
+        words, code = f"rank {first} was ended by {_signal(code)}", KILLED
+    else:
+        code = next((end for end in codes.values() if end in FINAL), code)
     if codes.get(0, -1) > 0:
-        return Ended(codes[0], words=words)
+        return Ended(KILLED if words else codes[0], words=words)
     for path in logs.glob(f"*/*/{failures[first].local_rank}/stderr.log"):
         sys.stderr.write(path.read_text(encoding="utf-8", errors="replace"))
-    code = next((code for code in codes.values() if code in FINAL), codes[first])
-    return Ended(code if code > 0 else KILLED, words=words)
+    return Ended(code, words=words)
 
 
 def _tell(words: str) -> None:

@@ -91,9 +91,11 @@ class Task:
         command = (self.package, self.arguments, self.processes, self.device)
         with _common.user_errors():
             machines = _machines(here.raw_job_id, here.hostnames)
-            ended = run(*command, machines, self.restarts)
+            ended = run(*command, self.restarts, machines)
         if ended.code == 0:
             return
+        for number in (signal.SIGTERM, signal.SIGCONT):
+            signal.signal(number, signal.SIG_DFL)  # which the launcher made errors of
         if ended.code == _common.INTERRUPTED and ended.signal in {None, signal.SIGUSR1}:
             if here.node == 0:
                 subprocess.run(["scontrol", "requeue", here.raw_job_id], check=True)
