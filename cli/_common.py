@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -28,10 +28,16 @@ from vidssl.errors import Interrupted, RankLostError, VidsslError
 from vidssl.progress import REMARK
 from vidssl.progress import Progress as Callback
 
+if TYPE_CHECKING:
+    from vidssl.train.prove import Proof
+
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 RANK_LOST, WRONG_INPUT, TOO_MANY_FAILED, INTERRUPTED, STOPPED = 1, 2, 3, 75, 130
+DIFFERS = TOO_MANY_FAILED
+"""The input was right, and yet what was promised is not so."""
+SHOWN = 20
 PLAIN_EVERY_S = 5.0
 OTHERS_WAIT_S = 3.0
 NO_TEMPORARY = "No usable temporary directory"
@@ -59,6 +65,15 @@ Overrides = Annotated[
 ]
 Steps = Annotated[
     int | None, typer.Option(min=1, help="Train this many steps instead of the recipe's length.")
+]
+ResumeProve = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Do N steps of the run again, twice, from its oldest checkpoint, and compare them "
+        "with each other and with what the run did; change nothing.",
+    ),
 ]
 DryRun = Annotated[
     bool,
@@ -257,6 +272,24 @@ def say_origins(found: "list[dict[str, object]]") -> None:
 
     if is_worth_telling(found):
         say(told(found))
+
+
+def say_proof(proof: "Proof", json_to: str | None) -> None:
+    """Tell whether steps done again were the same, and end with an exit code of its own if not."""
+    from dataclasses import asdict
+
+    if json_to is not None:
+        write_json(asdict(proof), json_to)
+    if json_to != "-":
+        steps = f"{proof.checkpoint.name}: steps {proof.first} to {proof.last - 1}, done twice"
+        passed = f" and {len(proof.checkpoints)} later checkpoints" if proof.checkpoints else ""
+        compared = f"compared with {proof.logged} logged steps{passed}"
+        verdict = f"{len(proof.differences)} differences" if proof.differences else "all equal"
+        say(f"{steps}, {compared}: {verdict}")
+    for difference in proof.differences[:SHOWN]:
+        err.print(f"[bold red]{escape(printable(difference))}[/]")
+    if proof.differences:
+        raise typer.Exit(DIFFERS)
 
 
 def too_many_failed(failed: int, expected: int, what: str, allowed: float) -> NoReturn:

@@ -40,6 +40,7 @@ def finetune(
     resume: Annotated[
         bool, typer.Option("--resume", help="Insist that there is a run to go on with.")
     ] = False,
+    resume_prove: _common.ResumeProve = None,
     autotune: _common.Autotune = False,
     tensorboard: _common.TensorBoard = False,
     dry_run: _common.DryRun = False,
@@ -67,6 +68,11 @@ def finetune(
             found = job.forecast(plan, encoder, data, out, processes=gpus)
             _common.write_json(asdict(found), json_to or "-")
             _common.warn(found.warnings)
+            return
+        if resume_prove is not None:
+            with _common.progress() as progress:
+                proof = job.prove(plan, encoder, data, out, resume_prove, progress=progress)
+            _common.say_proof(proof, json_to)
             return
         _common.start_processes(gpus, plan.device, max_restarts)
         with _common.progress() as progress:

@@ -35,6 +35,7 @@ def pretrain(
     resume: Annotated[
         bool, typer.Option("--resume", help="Insist that there is a run to go on with.")
     ] = False,
+    resume_prove: _common.ResumeProve = None,
     autotune: _common.Autotune = False,
     tensorboard: _common.TensorBoard = False,
     dry_run: _common.DryRun = False,
@@ -63,6 +64,11 @@ def pretrain(
             found = job.forecast(plan, videos, out, files, processes=gpus)
             _common.write_json(asdict(found), json_to or "-")
             _common.warn(found.warnings)
+            return
+        if resume_prove is not None:
+            with _common.progress() as progress:
+                proof = job.prove(plan, videos, out, resume_prove, boxes=files, progress=progress)
+            _common.say_proof(proof, json_to)
             return
         _common.start_processes(gpus, plan.device, max_restarts)
         with _common.progress() as progress:

@@ -27,7 +27,8 @@ def test_a_run_holds_what_scripts_rely_on(detector: Path) -> None:
     card = json.loads((detector / "detector.json").read_text())
     assert card["classes"]["1"] == "shake"
     assert card["bank"] is None
-    assert card["recipe"] == yaml.safe_load((detector / "recipe.yaml").read_text())
+    recipe = yaml.safe_load((detector / "recipe.yaml").read_text())
+    assert {"version": 1, **card["recipe"]} == recipe
     assert [entry["step"] for entry in read_log(detector)] == [0, 1]
     assert all(entry["loss"] > 0 for entry in read_log(detector))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 from typer.testing import Result
@@ -268,10 +269,16 @@ def test_a_loss_that_is_no_number_stops_the_run_with_advice(
 ) -> None:
     result = cli(
         *("pretrain", tiny["pretrain"], "--videos", index, "--out", tmp_path / "run"),
-        *("--set", "optim.lr=1e30"),
+        *("--set", "optim.lr=1e30", "--steps", 12, "--set", "loader.workers=0"),
     )
     assert result.exit_code == 2
     assert "the loss became nan at step" in result.stderr
+    assert "4 times in short order; the last checkpoint is older" in result.stderr
+    undone = [e for e in read_events(tmp_path / "run") if e["event"] == "rolled back"]
+    assert [(e["first"], e["last"]) for e in undone] == [(0, 1), (2, 3), (4, 5)]
+    clips = json.loads((tmp_path / "run" / undone[0]["clips"]).read_text())["steps"]
+    assert [step["step"] for step in clips] == [0, 1]
+    assert {Path(clip["video"]).suffix for step in clips for clip in step["clips"]} == {".mp4"}
     assert (
         "a lower optim.lr, optim.clip_grad_norm or precision: fp32 usually helps" in result.stderr
     )
@@ -492,3 +499,98 @@ def test_the_end_that_a_detector_takes_over_is_recorded_and_can_be_chosen(
     )
     assert one_ended.exit_code == 2
     assert "backbone.local_branch: True in the encoder, False in the recipe" in one_ended.stderr
+
+
+# --- going on
+
+
+def test_a_run_proves_that_it_resumes_and_changes_nothing_by_it(
+    cli: Cli, tiny: dict[str, Path], index: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    command = ("pretrain", tiny["pretrain"], "--videos", index, "--out", run, "--steps", 4)
+    every = ("--set", "save_every=2", "--set", "log_every=1", "--set", "loader.workers=0")
+    assert cli(*command, *every).exit_code == 0
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    result = cli(*command, *every, "--resume-prove", 9, "--json", "-")
+    assert result.exit_code == 0, result.stderr
+    proof = json.loads(result.stdout)
+    assert (proof["first"], proof["last"], proof["logged"]) == (2, 4, 2)
+    assert proof["checkpoints"] == [4]
+    assert proof["differences"] == []
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    # What the run is said to have done is compared, not believed.
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    rows[3]["loss"] += 1e-6
+    (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = cli(*command, *every, "--resume-prove", 2)
+    assert result.exit_code == 3
+    assert "1 differences" in result.stdout
+    assert "step 3: loss" in result.stderr
+
+
+def test_there_is_nothing_to_prove_before_a_run_or_with_one_checkpoint_at_its_end(
+    cli: Cli, tiny: dict[str, Path], index: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    command = ("pretrain", tiny["pretrain"], "--videos", index)
+    result = cli(*command, "--out", tmp_path / "none", "--resume-prove", 1)
+    assert result.exit_code == 2
+    assert "holds no checkpoint to go on from" in result.stderr
+    assert not (tmp_path / "none").exists()
+    result = cli(*command, "--out", pretrained, "--resume-prove", 1)
+    assert result.exit_code == 2
+    assert "holds no checkpoint with steps left to do again" in result.stderr
+
+
+def test_what_is_harmless_to_change_is_told_and_what_is_not_is_refused(
+    cli: Cli, tiny: dict[str, Path], index: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    command = ("pretrain", tiny["pretrain"], "--videos", index, "--out", run)
+    assert cli(*command).exit_code == 0
+    changes = ("log_every=7", "loader.prefetch=2", "optim.accumulate=2", "monitor.videos=0")
+    result = cli(*command, *(word for change in changes for word in ("--set", change)))
+    assert result.exit_code == 0, result.stderr
+    (told,) = [e for e in read_events(run) if e["event"] == "recipe changed"]
+    assert len(told["changes"]) == 4
+    assert "recipe.optim.accumulate: 1 there, 2 asked" in told["changes"]
+    result = cli(*command, "--set", "optim.lr=0.5", "--set", "log_every=3")
+    assert result.exit_code == 2
+    assert "recipe.optim.lr: " in result.stderr
+    assert "log_every" not in result.stderr
+
+
+def test_averaged_weights_are_what_is_saved_and_precise_statistics_come_last(
+    cli: Cli, tiny: dict[str, Path], index: Path, tmp_path: Path
+) -> None:
+    found = {}
+    for name, changes in {
+        "plain": [],
+        "averaged": ["optim.ema=0.9"],
+        "precise": ["optim.precise_bn=2"],
+    }.items():
+        run = tmp_path / name
+        command = ("pretrain", tiny["pretrain"], "--videos", index, "--out", run)
+        result = cli(*command, *(word for change in changes for word in ("--set", change)))
+        assert result.exit_code == 0, result.stderr
+        found[name] = load_file(run / "encoder.safetensors")
+    names = found["plain"].keys()
+    weight = next(name for name in names if name.endswith("stem.conv.weight"))
+    mean = next(name for name in names if name.endswith("stem.norm.running_mean"))
+    assert not torch.equal(found["averaged"][weight], found["plain"][weight])
+    assert torch.equal(found["precise"][weight], found["plain"][weight])
+    assert not torch.equal(found["precise"][mean], found["plain"][mean])
+
+
+def test_a_rate_for_another_batch_is_scaled_and_told(
+    cli: Cli, tiny: dict[str, Path], index: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    command = ("pretrain", tiny["pretrain"], "--videos", index, "--out", run)
+    changes = ("optim.lr=0.08", "optim.lr_batch=16", "optim.batch=4", "optim.schedule=constant")
+    result = cli(*command, *(word for change in changes for word in ("--set", change)))
+    assert result.exit_code == 0, result.stderr
+    words = "optim.lr 0.08 is for a batch of 16: with 4 the rate is 0.02"
+    assert words in result.stderr
+    assert [e["words"] for e in read_events(run) if e["event"] == "learning rate scaled"] == [words]
+    assert {entry["lr"] for entry in read_log(run)} == {0.02}

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from vidssl.nn.step import StepOutput
 from vidssl.section import choose
 from vidssl.train.optim import OptimConfig
 from vidssl.train.precise import take_statistics
+from vidssl.train.rollback import on_cpu
 from vidssl.train.trainer import FAILED, GO_ON, STOP, Plan, Trainer
 
 NARROW = {"name": "slow", "width": 4, "depths": [1, 1, 1, 1], "frames": 2}
@@ -96,6 +97,7 @@ import torch
 from vidssl.nn.distributed import joined, rank
 from vidssl.section import choose
 from vidssl.train.precise import take_statistics
+from vidssl.train.rollback import on_cpu
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
@@ -176,6 +178,26 @@ def test_half_precision_with_a_scaler_learns_and_resumes_its_scale() -> None:
     again.restore(state)
     assert again.scaler.get_scale() == 2.0
     assert math.isfinite(float(again.train_step(clips)["loss"]))
+
+
+def test_a_state_that_was_restored_does_not_change_with_the_steps_after_it() -> None:
+    clips = torch.randn(4, 3, 2, 32, 32)
+    trainer = training(encoder())
+    trainer.train_step(clips)
+    state = on_cpu(trainer.state())
+    kept = on_cpu(state)
+    trainer.restore(state)
+    trainer.train_step(clips)
+    for name in ("module", "optimizer"):
+        for one, two in zip(_tensors(state[name]), _tensors(kept[name]), strict=True):
+            assert torch.equal(one, two)
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    for part in value.values() if isinstance(value, dict) else ():
+        yield from _tensors(part)
 
 
 def test_the_greatest_wish_is_what_all_do(slope: Callable[..., Any]) -> None:

@@ -3,7 +3,7 @@
 import copy
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -38,6 +38,8 @@ from vidssl.sources import scan as scan_videos
 from vidssl.train.board import Board
 from vidssl.train.folder import RunFolder, claim, read_log
 from vidssl.train.loop import Hooks, fit
+from vidssl.train.prove import Proof
+from vidssl.train.prove import prove as prove_resume
 from vidssl.train.trainer import Trainer, device_of
 from vidssl.train.weights import load_weights
 from vidssl.video.storage import Location, video_id
@@ -115,14 +117,7 @@ def run(
     moments = training_moments(data, labels, plan)
     bank = open_bank(plan, data.bank)
     origin = None if encoder == shared.RANDOM else _card(Path(encoder), plan)
-    identity = {
-        "command": "finetune",
-        "encoder": encoder,
-        "encoder_hash": None if origin is None else str(origin["hash"]),
-        "bank_encoder": bank.encoder_hash if bank else None,
-        "data": _named(data),
-        "recipe": plan.model_dump(mode="json"),
-    }
+    identity = _identity(plan, encoder, origin, data, bank)
     terms = training.terms(Detection)
     claim(out, identity, terms)
     if resume:
@@ -184,6 +179,38 @@ def run(
         loss=log[-1]["loss"] if log else float("nan"),
         seconds=time.monotonic() - started,
     )
+
+
+def prove(
+    plan: Detection,
+    encoder: str,
+    data: DetectionData,
+    out: Path,
+    steps: int,
+    *,
+    progress: Progress = silent,
+) -> Proof:
+    """Do some steps of the run in ``out`` again, twice, and compare them; nothing is changed.
+
+    Raises:
+        OutputError: if ``out`` belongs to another run.
+        CheckpointError: if there is no checkpoint with steps after it.
+    """
+    preload(["vidssl.data.keyframes"])
+    labels = read_labels(data.labels)
+    moments = training_moments(data, labels, plan)
+    bank = open_bank(plan, data.bank)
+    origin = None if encoder == shared.RANDOM else _card(Path(encoder), plan)
+    claim(out, _identity(plan, encoder, origin, data, bank), training.terms(Detection))
+    training.require_checkpoint(out)
+    index = out / "index.parquet"
+    placed = shared.place_moments(moments, data.videos, index, progress, data.time_origin)
+    detector = initial_detector(plan, encoder, labels, bank)
+    trainer = training.trainer(detector, plan, len(placed.moments), shared.fingerprint(placed))
+    dataset = KeyFrameDataset(placed, shared.reading(plan), plan.seed, bank)
+    between = training.batches(dataset, plan.optim.batch, plan.loader)
+    done = training.counted(between, progress)
+    return prove_resume(trainer, done, _preparation(plan, trainer), _identified, out, steps)
 
 
 def forecast(
@@ -332,6 +359,23 @@ def _named(data: DetectionData) -> dict[str, str | None]:
     if data.time_origin == "auto":
         del names["time_origin"]
     return names
+
+
+def _identity(
+    plan: Detection,
+    encoder: str,
+    origin: Mapping[str, Any] | None,
+    data: DetectionData,
+    bank: Bank | None,
+) -> dict[str, Any]:
+    return {
+        "command": "finetune",
+        "encoder": encoder,
+        "encoder_hash": None if origin is None else str(origin["hash"]),
+        "bank_encoder": bank.encoder_hash if bank else None,
+        "data": _named(data),
+        "recipe": plan.model_dump(mode="json"),
+    }
 
 
 def _identified(samples: Sequence[KeyFrameSample]) -> list[dict[str, Any]]:

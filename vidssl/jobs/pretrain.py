@@ -196,7 +196,7 @@ def prove(
     tables = people_job.read_boxes(plan, boxes)
     claim(out, _identity(plan, videos, boxes), training.terms(Pretrain))
     training.require_checkpoint(out)
-    index = ClipIndex(out / "index.parquet")
+    index = open_index(videos, out / "index.parquet", progress)
     people = people_job.open_people(tables, index, boxes.time_origin)
     trainer, dataset = _prepare(plan, index, people)
     between = training.batches(dataset, plan.optim.batch, plan.loader)

@@ -24,6 +24,7 @@ from vidssl.train import checkpoint
 from vidssl.train.folder import RunFolder
 from vidssl.train.rollback import Rollback
 from vidssl.train.trainer import FAILED, GO_ON, STOP, NotFiniteError, Trainer
+from vidssl.train.watch import Watch, watching
 
 Raw = TypeVar("Raw")
 
@@ -63,14 +64,21 @@ def fit(
     Raises:
         Interrupted: on SIGINT, SIGTERM or SIGUSR1, after a checkpoint.
         OutputError: if a checkpoint cannot be written; earlier ones stay as they were.
+        RankLostError: if another process is gone.
         CheckpointError: if loss, gradients or weights are not finite again and again.
         RecipeError: if memory does not suffice.
     """
     hooks = hooks or Hooks()
     _continue(trainer, folder)
-    with _stop_signals() as stopped, checkpoint.Saver(folder.path / "checkpoints") as saver:
+    saves = folder.path / "checkpoints"
+    with (
+        _stop_signals() as stopped,
+        watching(lambda words: folder.event("rank lost", words=words)) as watch,
+        checkpoint.Saver(saves) as saver,
+    ):
+        log = _Log(trainer, folder, progress, hooks, watch)
         try:
-            _steps(trainer, batches, prepare, folder, progress, hooks, saver, stopped)
+            _steps(trainer, batches, prepare, log, saver, stopped)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if (words := _memory_words(error, trainer)) is None:
                 raise
@@ -83,15 +91,13 @@ def _steps(
     trainer: Trainer,
     batches: Callable[[int, int], Iterable[Raw]],
     prepare: Callable[[Raw, int], Any],
-    folder: RunFolder,
-    progress: Progress,
-    hooks: Hooks[Raw],
+    log: "_Log",
     saver: checkpoint.Saver,
     stopped: list[int],
 ) -> None:
     """Do steps until the end, or until a process was asked to stop, and save the last."""
-    plan, log = trainer.plan, _Log(trainer, folder, progress, hooks)
-    rollback = Rollback(trainer, folder, hooks.identify)
+    plan, hooks, watch = trainer.plan, log.hooks, log.watch
+    rollback = Rollback(trainer, log.folder, hooks.identify)
 
     def wish() -> int:
         return FAILED if saver.failed else STOP if stopped else GO_ON
@@ -107,27 +113,36 @@ def _steps(
             rollback.go_back(fault)
             log.remark(f"{fault}: back to before step {trainer.skipped[-1][0]}, which is left out")
             continue
+        watch.beat(trainer.step)
         log.step(scalars, wait_s)
         if trainer.wished != GO_ON:
             break
         if saves and trainer.step < plan.steps and rank() == 0:
             saver.save(trainer.step, state)
-    if trainer.wished != FAILED:
-        state = rollback.state if rollback.state["step"] == trainer.step else rollback.keep()
-        if rank() == 0:
-            saver.save(trainer.step, state)
-    if on_any(saver.fails(), trainer.device):
+    with watch.paused("writing a checkpoint"):
+        if trainer.wished != FAILED:
+            state = rollback.state if rollback.state["step"] == trainer.step else rollback.keep()
+            if rank() == 0:
+                saver.save(trainer.step, state)
+        fails = saver.fails()
+    if on_any(fails, trainer.device):
         saver.close()  # the first process tells what its disk said
-        raise OutputError(f"{folder.path}: the first process cannot write its checkpoint")
+        raise OutputError(f"{log.folder.path}: the first process cannot write its checkpoint")
 
 
 class _Log:
     """What is told of each step: to the run's log, to a person, and to those who look on."""
 
     def __init__(
-        self, trainer: Trainer, folder: RunFolder, progress: Progress, hooks: Hooks[Any]
+        self,
+        trainer: Trainer,
+        folder: RunFolder,
+        progress: Progress,
+        hooks: Hooks[Any],
+        watch: Watch,
     ) -> None:
         self.trainer, self.folder, self.progress, self.hooks = trainer, folder, progress, hooks
+        self.watch = watch
         self.clock = time.perf_counter()
         self.waiting = _Waiting()
 
@@ -135,7 +150,8 @@ class _Log:
         """Tell of the step that was just done."""
         trainer, now = self.trainer, time.perf_counter()
         step_s = now - self.clock
-        more = self.hooks.examine(trainer) if rank() == 0 else {}
+        with self.watch.paused("looking at the encoder"):
+            more = self.hooks.examine(trainer) if rank() == 0 else {}
         if more or trainer.plan.is_logged(trainer.step - 1):
             logged = _logged(trainer, {**scalars, **more}, step_s=step_s, wait_s=wait_s)
             self.folder.log(logged)

@@ -5,6 +5,7 @@ a step draws at random is a function of the run's seed and the step, so there ar
 to keep, and a run that was stopped and continued equals one that never stopped.
 """
 
+import copy
 import inspect
 import math
 import os
@@ -196,7 +197,8 @@ class Trainer:
                     "videos or annotations have changed since; train in another folder"
                 )
         load_into(self.module, state["module"], "the checkpoint")
-        self.optimizer.load_state_dict(state["optimizer"])
+        # PyTorch takes over the tensors themselves, which the next step would change.
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         if self.average is not None:
             load_into(self.average, state["average"], "the checkpoint's averaged weights")
         if "scaler" in state and self.scaler.is_enabled():
