@@ -47,11 +47,12 @@ class Forecast:
     the reading done beside it. Files just read come from memory: a slow disk is not in it.
 
     Sizes are in GiB and for this machine, all processes of it together. ``memory_gb`` is the peak
-    of one process, on the GPU where there is one. ``host_gb`` is the main memory: of training
-    processes, copies of their state and of the loader's workers (``workers_gb``; 0 elsewhere than
-    on Linux), of ``host_limit_gb`` in all. ``disk_gb`` counts index, checkpoints with the one being
-    written, weights, log and report; ``disk_free_gb`` is what is left where OUT lies. ``warnings``
-    says what does not fit.
+    of one process, on the GPU where there is one; ``gpu_gb`` is what torch takes of that GPU for
+    it, None without one. ``host_gb`` is the main memory: of training processes, copies of their
+    state and of the loader's workers (``workers_gb``; 0 elsewhere than on Linux), of
+    ``host_limit_gb`` in all. ``disk_gb`` counts index, checkpoints with the one being written,
+    weights, log and report; ``disk_free_gb`` is what is left where OUT lies. ``warnings`` says what
+    does not fit.
     """
 
     recipe: dict[str, Any]
@@ -121,7 +122,8 @@ def forecast(
     hours = Hours(steps, load_s, plan.loader.workers, on_cpu=trained.device.type == "cpu")
     state_bytes = tensor_bytes(trained.state())
     entry = {name: float(value) for name, value in scalars.items()}
-    gpu_gb = _gpu_gb(trained.device)
+    on_gpu = trained.device.type == "cuda"
+    peak_bytes = torch.cuda.max_memory_allocated(trained.device) if on_gpu else process_peak_bytes()
     host_bytes = process_peak_bytes() + COPIES * state_bytes + workers_bytes
     free_at = next(path for path in (place.out, *place.out.absolute().parents) if path.exists())
     sizes = {
@@ -140,7 +142,7 @@ def forecast(
         load_s=load_s,
         step_s=statistics.median(steps_s),
         hours=hours.at(statistics.median(steps_s)),
-        memory_gb=process_peak_bytes() / GB if gpu_gb is None else gpu_gb,
+        memory_gb=peak_bytes / GB,
         device=str(trained.device),
         processes=place.processes,
         first_step_s=first_s,
@@ -148,7 +150,7 @@ def forecast(
         step_high_s=max(steps_s),
         hours_low=hours.at(min(steps_s)),
         hours_high=hours.at_most(max(steps_s)),
-        gpu_gb=gpu_gb,
+        gpu_gb=torch.cuda.max_memory_reserved(trained.device) / GB if on_gpu else None,
         workers_gb=place.processes * workers_bytes / GB,
         host_limit_gb=limit_gb,
         checkpoint_gb=state_bytes / GB,
@@ -223,11 +225,6 @@ def _steps(
         taken.append(time.perf_counter() - start)
         first = first or dict(scalars)
     return first, taken[0], taken[1:] or taken
-
-
-def _gpu_gb(device: torch.device) -> float | None:
-    """Return the most that was taken of the GPU so far, fragments included; None without one."""
-    return torch.cuda.max_memory_reserved(device) / GB if device.type == "cuda" else None
 
 
 def _disk_bytes(
