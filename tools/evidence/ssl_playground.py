@@ -2,9 +2,10 @@
 
     python tools/evidence/ssl_playground.py OUT [--only NAME ...] [--seeds 0 1 2] [--steps 800]
 
-All methods train the same narrow R3D on the same short videos, for as many clips, with one
-optimizer and one augmentation unless the method names its own; nothing is tuned. What is done is
-not done again, so a stopped run goes on. OUT/table.txt has the mean and the spread of:
+All methods train the same narrow R3D on the same short videos, for as many clips (CtP for twice as
+many), with one optimizer and one augmentation unless the method names its own; nothing is tuned.
+What is done is not done again, so a stopped run goes on. OUT/table.txt has the mean and the spread
+of:
 
 - box labels: mean AP of linear probes of motions and interactions on the feature of each true box;
 - seconds: mean AP of which of these labels the second around a clip holds, from the pooled feature;
@@ -88,6 +89,10 @@ METHODS: dict[str, list[str]] = {
 }
 
 
+LONGER = {"ctp": 2}
+"""How many times as many steps some train: CtP guesses no movement for hundreds of steps first."""
+
+
 def main() -> None:
     """Run what is missing, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -141,15 +146,15 @@ def pretrain(asked: argparse.Namespace, name: str, seed: int, run: Path, videos:
         "task: pretrain\nmethod: {name: moco}\nbackbone: {name: r3d}\noptim: {lr: 1, batch: 2}\n"
         "log_every: 20\nsave_every: 200\nloader: {workers: 1}\n"
     )
-    changes = [*length(asked, seed), *METHODS[name]]
+    changes = [*length(asked, seed, LONGER.get(name, 1)), *METHODS[name]]
     vidssl("pretrain", recipe, "--videos", videos, "--out", run, *setting(changes))
 
 
-def length(asked: argparse.Namespace, seed: int) -> list[str]:
-    """Return what all trainings have alike, as changes of a recipe."""
+def length(asked: argparse.Namespace, seed: int, times: int = 1) -> list[str]:
+    """Return what all trainings have alike but for their length, as changes of a recipe."""
     optim = {
         **{"optimizer": "adamw", "lr": 0.002, "weight_decay": 1e-4, "warmup": 0.1},
-        **{"batch": asked.batch, "steps": asked.steps},
+        **{"batch": asked.batch, "steps": times * asked.steps},
     }
     return [f"backbone={json.dumps(BACKBONE)}", f"optim={json.dumps(optim)}", f"seed={seed}"]
 
