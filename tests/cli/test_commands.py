@@ -14,7 +14,8 @@ Cli = Callable[..., Result]
 BENCH = {"--videos", "--samples", "--rounds", "--json"}
 JSON, RECIPE = {"--json"}, {"--set", "--json"}
 TRAIN = RECIPE | {"--out", "--videos", "--steps", "--gpus", "--resume", "--dry-run", "--autotune"}
-TRAIN |= {"--tensorboard"}
+TRAIN |= {"--tensorboard", "--resume-prove", "--max-restarts"}
+TRAIN |= {"--slurm", "--nodes", "--partition", "--time", "--slurm-option"}
 COMMANDS: dict[str, tuple[list[str], set[str]]] = {
     # Scripts rely on these names; removing or renaming one breaks them.
     "doctor": ([], JSON),
