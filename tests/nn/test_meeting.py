@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from vidssl.errors import LaunchError
 from vidssl.nn.meeting import MEETING_VARIABLE, Place, meet, meeting_limit

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from datetime import timedelta
 
-import torch.distributed as dist
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from vidssl.errors import LaunchError
 
@@ -87,7 +87,7 @@ def meeting_limit() -> timedelta:
     return timedelta(seconds=seconds)
 
 
-def meet(place: Place, limit: timedelta) -> dist.Store:
+def meet(place: Place, limit: timedelta) -> Store:
     """Return a store of these processes, once all of them are there.
 
     Raises:
@@ -102,8 +102,8 @@ def meet(place: Place, limit: timedelta) -> dist.Store:
     store = _open(place, limit, until)
     # A launcher's store outlives an attempt, and a process may meet the others more than once.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"vidssl/{attempt}", store)
-    store = dist.PrefixStore(str(store.add(f"meetings of {place.rank}", 1)), store)
+    store = PrefixStore(f"vidssl/{attempt}", store)
+    store = PrefixStore(str(store.add(f"meetings of {place.rank}", 1)), store)
     _wait_for_all(place, store, limit, until)
     return store
 
@@ -180,15 +180,15 @@ def _require_answer(place: Place, until: float) -> None:
         time.sleep(RETRY_S)
 
 
-def _open(place: Place, limit: timedelta, until: float) -> dist.Store:
+def _open(place: Place, limit: timedelta, until: float) -> Store:
     """Open the store; aside, for PyTorch may wait for ever if it is another program's port."""
-    opened: list[dist.Store] = []
+    opened: list[Store] = []
     errors: list[RuntimeError] = []
 
     def attempt() -> None:
         try:
             opened.append(
-                dist.TCPStore(
+                TCPStore(
                     *(place.host, place.port),
                     is_master=place.serves,
                     timeout=limit,
@@ -211,7 +211,7 @@ def _open(place: Place, limit: timedelta, until: float) -> dist.Store:
     )
 
 
-def _wait_for_all(place: Place, store: dist.Store, limit: timedelta, until: float) -> None:
+def _wait_for_all(place: Place, store: Store, limit: timedelta, until: float) -> None:
     store.set(f"here/{place.rank}", socket.gethostname())
     everybody = [f"here/{rank}" for rank in range(place.count)]
     try:
@@ -224,7 +224,7 @@ def _wait_for_all(place: Place, store: dist.Store, limit: timedelta, until: floa
         ) from error
 
 
-def _absent(store: dist.Store, place: Place) -> str:
+def _absent(store: Store, place: Place) -> str:
     try:
         missing = [rank for rank in range(place.count) if not store.check([f"here/{rank}"])]
     except RuntimeError:

@@ -20,6 +20,7 @@ from datetime import timedelta
 from types import FrameType
 
 import torch.distributed as dist
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from vidssl.errors import LaunchError, RankLostError
 from vidssl.nn.distributed import rank, world_size
@@ -206,7 +207,7 @@ class _Guard:
             done=done and not self.left,
         )
 
-    def _ask(self, store: dist.Store) -> None:
+    def _ask(self, store: Store) -> None:
         now = time.monotonic()
         for other in range(self.count):
             known = self.beats.get(other)
@@ -293,9 +294,9 @@ class _Guard:
         os._exit(LOST)
 
 
-def _store(own: int) -> dist.Store:
+def _store(own: int) -> Store:
     """Return a connection to the store of the process group, for nobody but this watch."""
-    store = dist.TCPStore(
+    store = TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         is_master=False,
@@ -303,8 +304,8 @@ def _store(own: int) -> dist.Store:
         timeout=timedelta(seconds=STORE_S),
     )
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    shared = dist.PrefixStore(f"vidssl/watch/{attempt}", store)
-    return dist.PrefixStore(str(shared.add(f"watches of {own}", 1)), shared)
+    shared = PrefixStore(f"vidssl/watch/{attempt}", store)
+    return PrefixStore(str(shared.add(f"watches of {own}", 1)), shared)
 
 
 def _server() -> str:
