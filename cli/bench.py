@@ -61,9 +61,18 @@ def step(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile our side; its first round takes minutes.")
     ] = False,
+    engine: Annotated[
+        bool,
+        typer.Option(
+            "--engine", help="Time the training loop against a bare one instead, and a checkpoint."
+        ),
+    ] = False,
     json_to: _common.JsonTo = None,
 ) -> None:
     """Time training and inference against pytorchvideo's networks, and the largest product."""
+    if engine:
+        _engine(model, clips, crop, rounds, json_to)
+        return
     from vidssl.jobs import bench_step
 
     with _common.user_errors():
@@ -76,6 +85,24 @@ def step(
             _common.write_json(asdict(result), json_to)
     if json_to != "-":
         _tell(result.measurements, "the largest product")
+
+
+def _engine(model: str, clips: int, crop: int, rounds: int, json_to: str | None) -> None:
+    from vidssl.jobs import bench_engine
+
+    with _common.user_errors():
+        with _common.progress() as progress:
+            result = bench_engine.run(
+                model, clips=clips, crop_px=crop, rounds=rounds, progress=progress
+            )
+        if json_to is not None:
+            _common.write_json(asdict(result), json_to)
+    if json_to != "-":
+        _tell(result.measurements, "the bare loop")
+        _common.say(
+            f"a checkpoint of {result.checkpoint_bytes / 2**20:.0f} MiB holds the loop up for "
+            f"{result.blocked_s:.2f} s and is written {result.written_s:.2f} s later"
+        )
 
 
 def _measure(

@@ -66,7 +66,10 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
     ),
     "bench decode": ([], BENCH),
     "bench loader": ([], BENCH),
-    "bench step": ([], JSON | {"--model", "--clips", "--crop", "--rounds", "--compile"}),
+    "bench step": (
+        [],
+        JSON | {"--model", "--clips", "--crop", "--rounds", "--compile", "--engine"},
+    ),
 }
 
 

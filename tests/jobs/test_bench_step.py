@@ -9,6 +9,7 @@ from typer.testing import Result
 
 from vidssl.backbones import slow, slowfast
 from vidssl.backbones._peer import peer
+from vidssl.jobs import bench_engine
 from vidssl.jobs.bench_step import PEERS, compared
 from vidssl.jobs.models import SETTINGS
 from vidssl.recognition.classifier import Classifier
@@ -66,3 +67,21 @@ def test_what_cannot_be_measured_is_refused(
     refused: Callable[..., str], words: tuple[str, ...], message: str
 ) -> None:
     assert message in refused("bench", "step", *words)
+
+
+def test_the_engine_is_measured_against_the_bare_loop() -> None:
+    found = bench_engine.run("slow_r50_4x16", clips=2, crop_px=32, rounds=1, steps=2)
+    (measured,) = found.measurements
+    taken = {name: rounds for name, (rounds,) in measured.times_s.items()}
+    assert measured.ratio == pytest.approx(taken["bare loop"] / taken["engine"])
+    assert measured.ours == pytest.approx(2 / taken["engine"])
+    # A slow R50 with its key encoder, momenta and a queue of 65,536 keys of 128 numbers.
+    assert found.checkpoint_bytes > 4 * (3 * 31_000_000 + 65_536 * 128)
+    assert found.blocked_s > 0
+    assert found.written_s > 0
+
+
+def test_the_engine_of_what_is_no_model_is_refused(cli: Cli) -> None:
+    result = cli("bench", "step", "--engine", "--model", "slow_r50_4x17")
+    assert result.exit_code == 2
+    assert "no 'slow_r50_4x17'; did you mean 'slow_r50_4x16'?" in result.stderr

@@ -1,0 +1,165 @@
+"""``vidssl bench step --engine``: what the training loop adds to a step, and a checkpoint's cost.
+
+One side is a whole training as ``vidssl pretrain`` runs it but for reading videos: logging, health,
+the copy in memory to go back to, the agreement of processes, the last checkpoint. The other is the
+bare loop over the same network: forward, backward, optimizer, ``after_step``. Both train MoCo on
+the same random clips and take turns.
+
+The first copy and the last checkpoint are counted to the few steps of a round, where a training has
+them every hundred and every five hundred steps: what is told is more than what a training pays.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vidssl.errors import RecipeError, nearest
+from vidssl.jobs.bench import Measurement, in_turn
+from vidssl.jobs.models import SETTINGS
+from vidssl.methods import Batch, moco
+from vidssl.progress import Progress, silent
+from vidssl.train import checkpoint
+from vidssl.train.folder import RunFolder
+from vidssl.train.loop import fit
+from vidssl.train.optim import OptimConfig, optimizer
+from vidssl.train.rollback import on_cpu
+from vidssl.train.trainer import Plan, Trainer, device_of, half_type
+
+MODELS = ("slow_r50_4x16", "slow_r50_8x8", "slowfast_r50_4x16", "slowfast_r50_8x8")
+CELL_PX = 32
+QUEUE = 65_536
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """What was measured, and on what.
+
+    A checkpoint of ``checkpoint_bytes`` holds the loop up for ``blocked_s``, the copy that is
+    written, and is on the disk ``written_s`` later.
+    """
+
+    model: str
+    device: str
+    threads: int
+    clips: int
+    crop_px: int
+    steps: int
+    rounds: int
+    checkpoint_bytes: int
+    blocked_s: float
+    written_s: float
+    measurements: list[Measurement]
+
+
+def run(
+    model: str = "slowfast_r50_8x8",
+    *,
+    clips: int = 2,
+    crop_px: int = 224,
+    rounds: int = 3,
+    steps: int = 20,
+    progress: Progress = silent,
+) -> EngineResult:
+    """Time rounds of ``steps`` steps of ``clips`` clips, two views each, and one checkpoint.
+
+    Raises:
+        RecipeError: if there is no such model, or the crop does not divide into its cells.
+    """
+    if model not in MODELS:
+        raise RecipeError(f"--model: no {model!r}{nearest(model, MODELS)} ({', '.join(MODELS)})")
+    if crop_px % CELL_PX:
+        raise RecipeError(f"--crop: {crop_px} is not a multiple of {CELL_PX}")
+    bench = _Bench(model, clips, crop_px, steps)
+    sides: dict[str, Callable[[], float]] = {"engine": bench.engine, "bare loop": bench.bare}
+    times_s = in_turn(sides, rounds + 1, progress, clocked=True)
+    times_s = {name: taken[1:] for name, taken in times_s.items()}
+    ours, bare = (steps / statistics.median(times_s[name]) for name in sides)
+    measurement = Measurement(
+        "the engine against the bare loop",
+        ours=ours,
+        other=bare,
+        ratio=ours / bare,
+        limit=bare,
+        share_of_limit=ours / bare,
+        unit="steps/s",
+        times_s=times_s,
+    )
+    size, blocked_s, written_s = bench.checkpoint()
+    device = bench.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return EngineResult(
+        *(model, name, torch.get_num_threads(), clips, crop_px, steps, rounds),
+        *(size, blocked_s, written_s, [measurement]),
+    )
+
+
+class _Bench:
+    """One network and its clips, trained in two ways."""
+
+    def __init__(self, model: str, clips: int, crop_px: int, steps: int) -> None:
+        self.device = device_of()
+        config = SETTINGS[model].config
+        torch.manual_seed(0)
+        self.method = moco.Config(queue=QUEUE, shuffle=False).build(config.build())
+        self.config = OptimConfig(lr=1e-4, batch=clips, steps=steps)
+        self.plan = Plan(self.config, steps, seed=0)
+        self.method.to(self.device).to(memory_format=torch.channels_last_3d)
+        shape = (clips, 3, config.frames, crop_px, crop_px)
+        self.views = tuple(torch.randn(shape, device=self.device) for _ in range(2))
+        self.optimizer = optimizer(self.method, self.config)
+        self.half = half_type(self.plan.precision, self.device) is not None
+
+    def batch(self, step: int, *, watched: bool) -> Batch:
+        return Batch(self.views, step, seeds=tuple(range(len(self.views[0]))), watched=watched)
+
+    def engine(self) -> float:
+        """Return the seconds of a round through the training loop."""
+        trainer = Trainer(self.method, self.plan, self.device)
+
+        def prepare(raw: int, step: int) -> Batch:
+            return self.batch(step, watched=self.plan.is_logged(step))
+
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            RunFolder(Path(scratch) / "run", {}, "") as folder,
+        ):
+            start = self._now()
+            fit(trainer, lambda first, last: range(first, last), prepare, folder, silent)
+            return self._now() - start
+
+    def bare(self) -> float:
+        """Return the seconds of a round of the bare loop."""
+        self.method.train()
+        start = self._now()
+        for step in range(self.plan.steps):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+                output = self.method(self.batch(step, watched=False))
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(output.loss)
+            self.optimizer.step()
+            self.method.after_step((step + 1) / self.plan.steps)
+        return self._now() - start
+
+    def checkpoint(self) -> tuple[int, float, float]:
+        """Return the bytes of a checkpoint, and how long it holds the loop up and is written."""
+        trainer = Trainer(self.method, self.plan, self.device)
+        trainer.train_step(self.batch(0, watched=False))
+        with tempfile.TemporaryDirectory() as scratch, checkpoint.Saver(Path(scratch)) as saver:
+            start = self._now()
+            trainer.require_finite_weights()
+            saver.save(1, on_cpu(trainer.state()))
+            blocked_s = self._now() - start
+            saver.close()
+            written_s = time.perf_counter() - start - blocked_s
+            (path,) = checkpoint.checkpoints(Path(scratch))
+            return (path / checkpoint.STATE).stat().st_size, blocked_s, written_s
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
