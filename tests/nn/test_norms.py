@@ -221,3 +221,46 @@ def test_two_processes_normalise_as_one_would(
         assert seen["kept"] == [True]  # the input alone: maps are what fills a GPU
         torch.testing.assert_close(torch.tensor(seen["mean"]).double(), norm.running_mean)
         torch.testing.assert_close(torch.tensor(seen["var"]).double(), norm.running_var)
+
+
+GROUPS = """
+import json
+
+import torch
+
+from vidssl.errors import RecipeError
+from vidssl.nn.distributed import joined, rank
+from vidssl.nn.norms import NormConfig
+
+torch.set_num_threads(1)
+with joined():
+    generator = torch.Generator().manual_seed(rank())
+    mine = torch.randn(2, 3, 1, 2, 2, generator=generator).double().requires_grad_()
+    norm = NormConfig(kind="sync", ranks=2).build(3).double()
+    out = norm(mine)
+    (out * torch.arange(out.numel()).view_as(out).sin()).sum().backward()
+    try:
+        NormConfig(kind="sync", ranks=3).build(3)(torch.zeros(2, 3, 1, 2, 2))
+        told = ""
+    except RecipeError as error:
+        told = str(error)
+    print(json.dumps([out.flatten().tolist(), mine.grad.flatten().tolist(), told]))
+"""
+
+
+def test_statistics_are_shared_within_groups_of_processes(in_two_processes: InTwo) -> None:
+    said = [json.loads(out) for out in in_two_processes(GROUPS, count=4)]
+    for first in (0, 2):
+        parts = [
+            torch.randn(2, 3, 1, 2, 2, generator=torch.Generator().manual_seed(rank)).double()
+            for rank in (first, first + 1)
+        ]
+        x = torch.cat(parts).requires_grad_()
+        out = nn.BatchNorm3d(3).double()(x)
+        weight = torch.arange(24).view(2, 3, 1, 2, 2).sin()
+        (out * torch.cat([weight, weight])).sum().backward()
+        assert x.grad is not None
+        for place, expected in ((0, out), (1, x.grad)):
+            found = torch.tensor([*said[first][place], *said[first + 1][place]]).double()
+            torch.testing.assert_close(found, expected.flatten().detach(), atol=1e-6, rtol=1e-5)
+    assert {told for *_, told in said} == {"norm.ranks: 4 processes have no groups of 3"}

@@ -10,12 +10,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from vidssl.errors import RecipeError
 from vidssl.nn.meeting import Place, meet, meeting_limit
 
 CPU = torch.device("cpu")
@@ -71,24 +73,41 @@ class _Sum(torch.autograd.Function):
     """The sum over processes; each one's gradient is the sum of all processes' gradients."""
 
     @staticmethod
-    def forward(ctx: Any, local: Tensor) -> Tensor:
+    def forward(ctx: Any, local: Tensor, group: Any) -> Tensor:
+        ctx.group = group
         total = local.contiguous().clone()
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=group)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         total = grads[0].contiguous().clone()
-        dist.all_reduce(total)
-        return total
+        dist.all_reduce(total, group=ctx.group)
+        return total, None
 
 
-def sum_with_grad(local: Tensor) -> Tensor:
-    """Return the sum of every process's tensor, all of one shape, with gradient to all of them."""
-    if world_size() == 1:
+def sum_with_grad(local: Tensor, ranks: int | None = None) -> Tensor:
+    """Return the sum of every process's tensor, all of one shape, with gradient to all of them.
+
+    With ``ranks``, of the processes of this one's group: the first so many, the next, and so on.
+
+    Raises:
+        RecipeError: if the processes cannot be parted into such groups.
+    """
+    if world_size() == 1 or ranks == 1:
         return local
-    total: Tensor = _Sum.apply(local)
+    group = None if ranks is None else _group(dist.group.WORLD, ranks)
+    total: Tensor = _Sum.apply(local, group)
     return total
+
+
+@lru_cache
+def _group(world: Any, ranks: int) -> Any:
+    """Return this process's group of so many; all processes ask for it in the same order."""
+    if world_size() % ranks:
+        raise RecipeError(f"norm.ranks: {world_size()} processes have no groups of {ranks}")
+    own, _ = dist.new_subgroups(ranks)
+    return own
 
 
 class _Gather(torch.autograd.Function):

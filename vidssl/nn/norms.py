@@ -41,6 +41,8 @@ class NormConfig(Section):
     """Of ``group``; no more channels than this have a quarter as many groups as channels."""
     splits: PositiveInt = 2
     """Parts of the batch in ``sub-batch``."""
+    ranks: PositiveInt | None = None
+    """Of ``sync``: processes in a row that share their statistics; null is all of them."""
     momentum: Annotated[float, Field(gt=0, le=1)] = 0.1
     """How much of a running statistic the newest batch replaces."""
 
@@ -66,7 +68,9 @@ class NormConfig(Section):
             case "batch":
                 return nn.BatchNorm3d(channels, eps=EPS, momentum=self.momentum)
             case "sync":
-                return SyncNorm(channels, eps=EPS, momentum=self.momentum)
+                norm = SyncNorm(channels, eps=EPS, momentum=self.momentum)
+                norm.ranks = self.ranks
+                return norm
             case "sub-batch":
                 return SubBatchNorm(channels, splits=self.splits, momentum=self.momentum)
             case "frozen":
@@ -81,11 +85,16 @@ class SyncNorm(nn.BatchNorm3d):
     Unlike PyTorch's own it works on CPUs too, and with another number of clips in each process.
     """
 
+    ranks: int | None = None
+    """How many processes in a row share their statistics; None is all of them."""
+
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """Return the normalised map, of the shape that came in."""
         if not self.training or world_size() == 1:
             return super().forward(x_BCTHW)
-        out, mean_C, var_C, count = _Synced.apply(x_BCTHW, self.weight, self.bias, self.eps)
+        out, mean_C, var_C, count = _Synced.apply(
+            x_BCTHW, self.weight, self.bias, self.eps, self.ranks
+        )
         remember(self, mean_C, var_C * count / (count - 1))
         normalised: Tensor = out
         return normalised
@@ -99,16 +108,22 @@ class _Synced(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x_BCTHW: Tensor, weight_C: Tensor | None, bias_C: Tensor | None, eps: float
+        ctx: Any,
+        x_BCTHW: Tensor,
+        weight_C: Tensor | None,
+        bias_C: Tensor | None,
+        eps: float,
+        ranks: int | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         wide = x_BCTHW.to(torch.promote_types(x_BCTHW.dtype, torch.float32))
         count = wide.new_tensor([wide.numel() / wide.shape[1]])
-        totals = sum_with_grad(torch.cat([wide.sum(ALONG), count]))
+        totals = sum_with_grad(torch.cat([wide.sum(ALONG), count]), ranks)
         mean_C, count = totals[:-1] / totals[-1], totals[-1:]
         centred = wide - _over_maps(mean_C)
         # From the distances to the mean: squares less the square of the mean lose digits.
-        var_C = sum_with_grad(centred.square().sum(ALONG)) / count
+        var_C = sum_with_grad(centred.square().sum(ALONG), ranks) / count
         rstd_C = (var_C + eps).rsqrt()
+        ctx.ranks = ranks
         ctx.save_for_backward(x_BCTHW, weight_C, mean_C, rstd_C, count)
         ctx.mark_non_differentiable(mean_C, var_C, count)
         out = centred.mul_(_over_maps(rstd_C if weight_C is None else rstd_C * weight_C))
@@ -117,20 +132,22 @@ class _Synced(torch.autograd.Function):
         return out.to(x_BCTHW.dtype), mean_C, var_C, count
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
+    def backward(
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
         x_BCTHW, weight_C, mean_C, rstd_C, count = ctx.saved_tensors
         unit = (x_BCTHW.to(mean_C.dtype) - _over_maps(mean_C)).mul_(_over_maps(rstd_C))
         grad = grads[0].to(mean_C.dtype)
         sums_2C = torch.stack([grad.sum(ALONG), (grad * unit).sum(ALONG)])
         # Of weight and bias each process has its own clips' gradient: DDP averages them.
         bias_grad_C, weight_grad_C = sums_2C.unbind()
-        mean_grad_C, along_C = (sum_with_grad(sums_2C) / count).unbind()
+        mean_grad_C, along_C = (sum_with_grad(sums_2C, ctx.ranks) / count).unbind()
         scale_C = rstd_C if weight_C is None else rstd_C * weight_C
         x_grad = unit.mul_(_over_maps(-along_C)).add_(grad).sub_(_over_maps(mean_grad_C))
         x_grad = x_grad.mul_(_over_maps(scale_C)).to(x_BCTHW.dtype)
         if weight_C is None:
-            return x_grad, None, None, None
-        return x_grad, weight_grad_C, bias_grad_C, None
+            return x_grad, None, None, None, None
+        return x_grad, weight_grad_C, bias_grad_C, None, None
 
 
 def _over_maps(values_C: Tensor) -> Tensor:
