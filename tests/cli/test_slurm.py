@@ -188,7 +188,7 @@ def test_a_job_that_is_signalled_goes_back_into_the_queue_and_on_as_if_it_had_no
     ask("scancel", "--signal=USR1", job)  # as Slurm does before the limit, to every process
     wait_for(lambda: "PENDING" in ask("scontrol", "show", "job", job))
     assert [event["event"] for event in read_events(signalled)][-1] == "interrupted"
-    # Slurm would wait two minutes, so that the node has forgotten what it revoked of the first start.
+    # Slurm would wait two minutes; at once is too early: the first start's credential is revoked.
     ask("scontrol", "update", f"jobid={job}", "StartTime=now+10")
     wait_for(lambda: not ask("squeue", "-h", "-j", job))
     logs = "".join(path.read_text() for path in folder.glob("*.err"))
