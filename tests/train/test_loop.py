@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vidssl.errors import CheckpointError, Interrupted
 from vidssl.nn.step import StepOutput
 from vidssl.progress import silent
-from vidssl.train.checkpoint import checkpoints, load_latest
+from vidssl.train.checkpoint import checkpoints, load_latest, save
 from vidssl.train.folder import RunFolder, read_events, read_log
 from vidssl.train.loop import Hooks, fit
 from vidssl.train.optim import OptimConfig
@@ -413,3 +413,34 @@ def test_two_processes_train_one_network_on_the_batch_of_both(
     assert [row["samples_seen"] for row in log] == [8, 16, 24, 32, 40, 48]  # of both processes
     names = [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")]
     assert names == ["step-000000003", "step-000000006"]
+
+
+APART = """
+import sys
+from pathlib import Path
+
+from vidssl.errors import CheckpointError
+from vidssl.nn.distributed import rank
+
+code = Path(sys.argv[2]).read_text().split("alone = training()")[0]
+exec(code)
+with joined():
+    trained = training()
+    with RunFolder(Path(f"{sys.argv[1]}-{rank()}"), {}, "") as folder:
+        try:
+            fit(trained, lambda a, b: [], lambda raw, step: raw, folder, silent)
+        except CheckpointError as error:
+            print(error)
+"""
+
+
+def test_processes_that_see_other_checkpoints_do_not_train_together(
+    in_two_processes: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "code.py").write_text(RANKS)
+    (tmp_path / "run-0").mkdir()
+    (tmp_path / "run-1").mkdir()
+    save(tmp_path / "run-1" / "checkpoints", 3, {"step": 3})
+    said = in_two_processes(APART, tmp_path / "run", tmp_path / "code.py")
+    for out in said:
+        assert "do not see the same checkpoints (rank 0 step 0, rank 1 step 3)" in out

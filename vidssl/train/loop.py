@@ -17,8 +17,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from vidssl.errors import Interrupted, OutputError, RecipeError
-from vidssl.nn.distributed import on_any, rank
+from vidssl.errors import CheckpointError, Interrupted, OutputError, RecipeError
+from vidssl.nn.distributed import gather, on_any, rank
 from vidssl.progress import REMARK, Progress
 from vidssl.train import checkpoint
 from vidssl.train.folder import RunFolder
@@ -206,6 +206,14 @@ class _Waiting:
 
 def _continue(trainer: Trainer, folder: RunFolder) -> None:
     state, passed_over = checkpoint.load_latest(folder.path / "checkpoints")
+    step = 0 if state is None else state["step"]
+    steps = gather(torch.tensor([step], device=trainer.device)).tolist()
+    if len(set(steps)) > 1:
+        seen = ", ".join(f"rank {number} step {found}" for number, found in enumerate(steps))
+        raise CheckpointError(
+            f"{folder.path}: the processes do not see the same checkpoints ({seen}); expected a "
+            "folder that all machines share"
+        )
     if state is not None:
         trainer.restore(state)
     if rank() == 0:
