@@ -377,3 +377,83 @@ def test_a_batch_that_processes_cannot_share_is_refused_before_anything_is_writt
     assert result.exit_code == 2
     assert "batch 4 has no 3 equal parts" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+FULL = """
+import resource
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vidssl.errors import OutputError
+from vidssl.nn.distributed import joined, rank
+from vidssl.nn.step import StepOutput
+from vidssl.progress import silent
+from vidssl.train.folder import RunFolder
+from vidssl.train.loop import fit
+from vidssl.train.optim import OptimConfig
+from vidssl.train.trainer import Plan, Trainer
+
+torch.set_num_threads(1)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(4, 1)
+
+    def forward(self, batch):
+        return StepOutput(self.net(batch).square().mean())
+
+    def after_step(self, progress):
+        pass
+
+
+def feed(first, last):
+    for step in range(first, last):
+        if step == 5 and rank() == 0:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (500, -1))
+        yield torch.randn(4, 4)
+
+
+with joined():
+    config = OptimConfig(lr=0.1, batch=8, steps=50)
+    plan = Plan(config, 50, 0, log_every=1000, save_every=2)
+    trained = Trainer(Net(), plan, torch.device("cpu"))
+    with RunFolder(Path(sys.argv[1]), {}, "") as folder:
+        try:
+            fit(trained, feed, lambda raw, step: raw, folder, silent)
+        except OutputError as error:
+            print(trained.step, error)
+"""
+
+
+def test_a_full_disk_of_the_first_process_ends_all_in_the_same_step(
+    in_two_processes: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    first, second = in_two_processes(FULL, tmp_path / "run")
+    assert "step-000000006: cannot be written: File too large" in first
+    assert f"{tmp_path / 'run'}: the first process cannot write its checkpoint" in second
+    assert first.split()[0] == second.split()[0]
+    state, passed_over = load_latest(tmp_path / "run" / "checkpoints")
+    assert state is not None
+    assert (state["step"], passed_over) == (4, [])
+
+
+def test_a_log_that_cannot_be_written_ends_the_run_with_its_name(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def blocked(first: int, last: int) -> Iterator[Tensor]:
+        for step, batch in enumerate(feed(first, last)):
+            if step == 3:
+                (run / "log.jsonl").unlink()
+                (run / "log.jsonl").mkdir()
+            yield batch
+
+    told = pytest.raises(OutputError, match=r"log\.jsonl: cannot be written: Is a directory")
+    with told, RunFolder(run, {}, "") as folder:
+        fit(training(log_every=1), blocked, unchanged, folder, silent)

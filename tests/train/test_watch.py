@@ -13,7 +13,7 @@ import pytest
 from vidssl.errors import LaunchError
 from vidssl.train.watch import PATIENCE_S, VARIABLE, Watch, patience, watching
 
-PATIENCE = 3.0
+PATIENCE = 8.0  # of which a quarter is silence: many processes share two cores here
 
 # One process imports torch once, then parts into a group of two for each fault, all at once.
 RANKS = """\
@@ -107,7 +107,7 @@ def told(groups: tuple[Path, dict[str, Any]], fault: str, rank: int) -> str:
     folder, ended = groups
     code, at = ended[f"{fault}-{rank}"]
     assert code == 1
-    assert at - (folder / f"{fault}.begun").stat().st_mtime < 3 * PATIENCE + 5
+    assert at - (folder / f"{fault}.begun").stat().st_mtime < 3 * PATIENCE + 15
     report = (folder / f"{fault}-{rank}.report").read_text()
     assert report in (folder / f"{fault}-{rank}.stderr").read_text()
     return report

@@ -113,7 +113,7 @@ class RunFolder:
         """Note how the work ended, if it began, and let others have the folder."""
         if self._lock is None:
             return
-        with suppress(OSError):  # a full disk, which is what most likely failed before
+        with suppress(OSError, OutputError):  # a full disk, which is what most likely failed before
             if self._begun:
                 self.event(_end(error), **({"words": str(error)} if str(error or "") else {}))
             for follower in self._followers:
@@ -137,7 +137,11 @@ class RunFolder:
             self._followers.append(follower)
 
     def log(self, entry: Mapping[str, Any]) -> None:
-        """Add one logged step; of several processes the first alone logs."""
+        """Add one logged step; of several processes the first alone logs.
+
+        Raises:
+            OutputError: if the disk refuses, here as for an event.
+        """
         if self._writes:
             _append(self.path / "log.jsonl", entry)
         for follower in self._followers:
@@ -272,8 +276,11 @@ def _end(error: BaseException | None) -> str:
 
 
 def _append(path: Path, entry: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _end_last_line(path: Path) -> None:

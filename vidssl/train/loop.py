@@ -102,13 +102,15 @@ def _steps(
     def wish() -> int:
         return FAILED if saver.failed else STOP if stopped else GO_ON
 
-    for raw, wait_s in _waiting(batches(trainer.step, plan.steps)):
+    first = trainer.step
+    for raw, wait_s in _waiting(batches(first, plan.steps)):
         hooks.notice(raw)
         rollback.note(raw)
         try:
             scalars = trainer.train_step(prepare(raw, trainer.step), wish)
-            if (saves := trainer.step % plan.save_every == 0) or rollback.is_due:
-                state = rollback.keep()
+            saves = trainer.step % plan.save_every == 0
+            if saves or rollback.is_due or trainer.wished == STOP:
+                rollback.keep()
         except NotFiniteError as fault:
             rollback.go_back(fault)
             log.remark(f"{fault}: back to before step {trainer.skipped[-1][0]}, which is left out")
@@ -118,12 +120,10 @@ def _steps(
         if trainer.wished != GO_ON:
             break
         if saves and trainer.step < plan.steps and rank() == 0:
-            saver.save(trainer.step, state)
+            saver.save(trainer.step, rollback.state)
     with watch.paused("writing a checkpoint"):
-        if trainer.wished != FAILED:
-            state = rollback.state if rollback.state["step"] == trainer.step else rollback.keep()
-            if rank() == 0:
-                saver.save(trainer.step, state)
+        if trainer.wished != FAILED and trainer.step > first and rank() == 0:
+            saver.save(trainer.step, rollback.state)
         fails = saver.fails()
     if on_any(fails, trainer.device):
         saver.close()  # the first process tells what its disk said

@@ -31,23 +31,22 @@ class Rollback:
         """Make the first copy."""
         self.trainer, self.folder, self.identify = trainer, folder, identify
         self.in_a_row = 0
-        self.since: list[tuple[int, Any]] = []
         self.last_fault = -1
         self.keep()
 
-    def keep(self) -> dict[str, Any]:
-        """Make a copy of the state as it is now, and return it.
+    def keep(self) -> None:
+        """Make a copy of the state as it is now.
 
         Raises:
             NotFiniteError: if a weight of it is not finite; the copy before stays.
         """
         self.trainer.require_finite_weights()
-        return self._copy()
+        self._copy()
 
-    def _copy(self) -> dict[str, Any]:
-        state: dict[str, Any] = on_cpu(self.trainer.state())
-        self.state, self.since = state, []
-        return state
+    def _copy(self) -> None:
+        # Never changed once it is made: a thread may be writing it.
+        self.state: dict[str, Any] = on_cpu(self.trainer.state())
+        self.since: list[tuple[int, Any]] = []
 
     def note(self, raw: Any) -> None:
         """Remember the clips of the batch that the coming step is for."""
@@ -55,8 +54,9 @@ class Rollback:
 
     @property
     def is_due(self) -> bool:
-        """Whether the copy is as old as it may become."""
-        return self.trainer.step % self.trainer.plan.snapshot_every == 0
+        """Whether a copy is to be made now: the one there is old, or the training at its end."""
+        plan, step = self.trainer.plan, self.trainer.step
+        return step % plan.snapshot_every == 0 or step == plan.steps
 
     def go_back(self, fault: NotFiniteError) -> None:
         """Undo all steps since the copy; the next step is the one after those.

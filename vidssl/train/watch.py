@@ -146,6 +146,7 @@ class _Guard:
         self.rank, self.count = rank(), world_size()
         self.beat_s = min(BEAT_S, patience_s / 20)
         self.silent_s = min(SILENT_S, patience_s / 4)
+        self.told = 0
         self.left, self.looking = "", False
         self.beats: dict[int, Beat] = {}
         self.changed: dict[int, float] = {}
@@ -163,11 +164,12 @@ class _Guard:
     def end(self) -> None:
         """Stop watching; what is left to tell is told first, if the store takes it."""
         self._ended.set()
-        self._talk.join(2 * self.beat_s + 1)
+        # Python must not end while the store is asked, which would abort the process.
+        self._talk.join(STORE_S + 2 * self.beat_s + 1)
 
     def wait_for_verdict(self) -> str:
         """Return who is gone, as soon as that is known; empty if all others are there."""
-        until = time.monotonic() + self.silent_s + 4 * self.beat_s
+        until = time.monotonic() + self.silent_s + 4 * self.beat_s + ERROR_GRACE_S
         while time.monotonic() < until:
             if gone := self._gone() or self._finished():
                 return self._words(gone)
@@ -177,24 +179,33 @@ class _Guard:
     # --- the thread that tells and asks
 
     def _tell_and_ask(self) -> None:
-        try:
-            store = _store(self.rank)
-            count, last = 0, False
-            while True:
-                count += 1
-                store.set(str(self.rank), json.dumps(asdict(self._own(count, done=last))))
-                if last:
+        number, told_last = 0, False
+        while not told_last:
+            try:
+                store = _connection()
+                # Trainings of one process, one after the other, do not read each other's beats.
+                number = number or store.add(f"watches of {self.rank}", 1)
+                told_last = self._talk_to(PrefixStore(str(number), store))
+            except RuntimeError:  # gone, or too slow to answer: its silence is what counts
+                if self._ended.wait(self.beat_s):
                     return
-                if len(self.beats) < self.count:  # once, to know who they are
-                    self._ask(store)
-                if self.looking or self.watch.stands_s() > self.patience_s / 4:
-                    self._ask(store)
-                else:
-                    self.changed.clear()  # silence counts from when one listens
-                self.answered = time.monotonic()
-                last = self._ended.wait(self.beat_s)
-        except RuntimeError:  # the store has gone, which is seen by its silence
-            return
+
+    def _talk_to(self, store: Store) -> bool:
+        """Tell and ask until the last word is told."""
+        last = False
+        while True:
+            self.told += 1
+            store.set(str(self.rank), json.dumps(asdict(self._own(self.told, done=last))))
+            if last:
+                return True
+            if len(self.beats) < self.count:  # once, to know who they are
+                self._ask(store)
+            if self.looking or self.watch.stands_s() > self.patience_s / 4:
+                self._ask(store)
+            else:
+                self.changed.clear()  # silence counts from when one listens
+            self.answered = time.monotonic()
+            last = self._ended.wait(self.beat_s)
 
     def _own(self, count: int, *, done: bool) -> Beat:
         at, waits = _place(sys._current_frames().get(self._main))
@@ -244,7 +255,7 @@ class _Guard:
     def _gone(self) -> list[Beat]:
         """Return the processes that have ended with an error, or give no sign of life."""
         now = time.monotonic()
-        if not self._talk.is_alive() or now - self.answered > self.silent_s:
+        if self.rank != 0 and now - self.answered > self.silent_s:  # rank 0 has the store
             return [self.beats.get(0, Beat(0, self.watch.step, 0, _server(), 0))]
         others = [other for other in self.changed if other != self.rank]
         silent = {other for other in others if now - self.changed[other] > self.silent_s}
@@ -294,7 +305,7 @@ class _Guard:
         os._exit(LOST)
 
 
-def _store(own: int) -> Store:
+def _connection() -> Store:
     """Return a connection to the store of the process group, for nobody but this watch."""
     store = TCPStore(
         os.environ["MASTER_ADDR"],
@@ -304,8 +315,7 @@ def _store(own: int) -> Store:
         timeout=timedelta(seconds=STORE_S),
     )
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    shared = PrefixStore(f"vidssl/watch/{attempt}", store)
-    return PrefixStore(str(shared.add(f"watches of {own}", 1)), shared)
+    return PrefixStore(f"vidssl/watch/{attempt}", store)
 
 
 def _server() -> str:
