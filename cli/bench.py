@@ -101,7 +101,8 @@ def _engine(model: str, clips: int, crop: int, rounds: int, json_to: str | None)
         _tell(result.measurements, "the bare loop")
         _common.say(
             f"a checkpoint of {result.checkpoint_bytes / 2**20:.0f} MiB holds the loop up for "
-            f"{result.blocked_s:.2f} s and is written {result.written_s:.2f} s later"
+            f"{result.blocked_s:.2f} s and is written {result.written_s:.2f} s later; with a copy "
+            f"every 100 steps and a checkpoint every 500 the engine adds {result.added_share:.1%}"
         )
 
 

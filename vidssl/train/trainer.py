@@ -239,8 +239,10 @@ class Trainer:
 
     def _clip(self) -> Tensor:
         trained = [p for p in self.module.parameters() if p.grad is not None]
-        limit = self.plan.optim.clip_grad_norm or math.inf
-        return nn.utils.clip_grad_norm_(trained, limit)
+        norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        if (limit := self.plan.optim.clip_grad_norm) is not None:
+            nn.utils.clip_grads_with_norm_(trained, limit, norm)
+        return norm
 
 
 HELP = " (a lower optim.lr, optim.clip_grad_norm or precision: fp32 usually helps)"
