@@ -37,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=8)
     parser.add_argument("--crop", type=int, default=112)
+    parser.add_argument("--width", type=int, default=64, help="of the network's first stage")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
@@ -59,7 +60,8 @@ def main() -> None:
 def timed(asked: argparse.Namespace, processes: int, threads: int) -> float:
     """Return the clips a second of one side."""
     with tempfile.TemporaryDirectory() as scratch:
-        words = ["--clips", asked.clips, "--crop", asked.crop, "--steps", asked.steps]
+        words = ["--clips", asked.clips, "--crop", asked.crop, "--width", asked.width]
+        words += ["--steps", asked.steps]
         launcher = ["-m", "torch.distributed.run", "--standalone"]
         command = [
             *(sys.executable, *launcher, "--nproc-per-node", str(processes)),
@@ -76,7 +78,9 @@ def train(asked: argparse.Namespace) -> None:
     torch.manual_seed(0)
     with joined():
         local = asked.clips // world_size()
-        encoder = choose("vidssl.backbones", {"name": "slow", "frames": 4}).build()
+        encoder = choose(
+            "vidssl.backbones", {"name": "slow", "frames": 4, "width": asked.width}
+        ).build()
         method = moco.Config(queue=4096, shuffle=False).build(encoder)
         config = OptimConfig(lr=1e-3, batch=asked.clips, steps=asked.steps)
         plan = Plan(config, asked.steps, seed=0, log_every=1)
