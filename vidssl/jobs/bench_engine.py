@@ -134,7 +134,7 @@ class _Bench:
             tempfile.TemporaryDirectory() as scratch,
             RunFolder(Path(scratch) / "run", {}, "") as folder,
         ):
-            hooks = Hooks(notice=lambda raw: begun.append(self._now()))
+            hooks: Hooks[int] = Hooks(notice=lambda raw: begun.append(self._now()))
             fit(trainer, lambda first, last: range(first, last), prepare, folder, silent, hooks)
         return (begun[-1] - begun[0]) * self.plan.steps / (len(begun) - 1)
 
