@@ -118,14 +118,19 @@ class RunFolder:
                 self.event(_end(error), **({"words": str(error)} if str(error or "") else {}))
             for follower in self._followers:
                 follower.close()
-        (self.path / ".lock").unlink(missing_ok=True)  # before another can lock it
+        with suppress(OSError):  # a folder that has gone; what failed before is what is told
+            (self.path / ".lock").unlink(missing_ok=True)  # before another can lock it
         os.close(self._lock)
         if not self._kept:
-            for name in (IDENTITY, "recipe.yaml", "events.jsonl"):
-                (self.path / name).unlink(missing_ok=True)
-            for folder in self._made:
-                if not any(folder.iterdir()):
-                    folder.rmdir()
+            with suppress(OSError):
+                self._tidy()
+
+    def _tidy(self) -> None:
+        for name in (IDENTITY, "recipe.yaml", "events.jsonl"):
+            (self.path / name).unlink(missing_ok=True)
+        for folder in self._made:
+            if not any(folder.iterdir()):
+                folder.rmdir()
 
     def keep(self) -> None:
         """From here on there is work in the folder that must not be lost."""
