@@ -1,6 +1,5 @@
 """Several processes of one command: which failures start them again, and how signals reach them."""
 
-import importlib
 import os
 import subprocess
 import sys
@@ -105,5 +104,13 @@ def test_a_signal_to_stop_ends_all_and_starts_nothing(ends: Ends) -> None:
 
 
 def test_one_process_that_needs_no_restarts_needs_no_launcher() -> None:
-    common = importlib.import_module(LAUNCH.replace("_launch", "_common"))
-    common.start_processes(1, "cpu")  # nothing to do: goes on in this process
+    program = f"""
+import sys
+from {LAUNCH.replace("_launch", "_common")} import start_processes
+start_processes(1, "cpu")
+print("goes on", {LAUNCH!r} in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "goes on False\n"), done.stderr

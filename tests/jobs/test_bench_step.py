@@ -84,4 +84,4 @@ def test_the_engine_is_measured_against_the_bare_loop() -> None:
 def test_the_engine_of_what_is_no_model_is_refused(cli: Cli) -> None:
     result = cli("bench", "step", "--engine", "--model", "slow_r50_4x17")
     assert result.exit_code == 2
-    assert "no 'slow_r50_4x17'; did you mean 'slow_r50_4x16'?" in result.stderr
+    assert "has no 'slow_r50_4x17'; did you mean 'slow_r50_4x16'?" in result.stderr

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from vidssl.data.loader import Cost, Loader
 from vidssl.data.order import StepBatches
 from vidssl.data.samples import Samples
-from vidssl.errors import RecipeError
 from vidssl.jobs._memory import granted_bytes, process_peak_bytes, watching_children
-from vidssl.jobs._training import Failing
+from vidssl.jobs._training import Failing, require_shares
 from vidssl.recipe import Detection, Pretrain
 from vidssl.train import checkpoint
 from vidssl.train.trainer import Trainer
@@ -111,10 +110,7 @@ def forecast(
     Raises:
         RecipeError: if the processes cannot share a batch equally.
     """
-    if plan.optim.batch % place.processes:
-        raise RecipeError(
-            f"optim.batch: {plan.optim.batch} cannot be shared by {place.processes} processes"
-        )
+    require_shares(plan.optim, place.processes)
     share = StepBatches(plan.optim.batch, 0, BATCHES_READ, 0, place.processes)
     raw, load_s, workers_bytes = _read(dataset, share, plan)
     scalars, first_s, steps_s = _steps(trained, raw, prepare)
@@ -202,6 +198,7 @@ def _read(
         raw = next(batches)
         if not plan.loader.workers:
             return raw, time.perf_counter() - start, 0
+        peak.look()
         for _ in batches:
             pass
     return raw, len(raw) * cost.read_s / cost.samples, peak.bytes

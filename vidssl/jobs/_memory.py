@@ -22,6 +22,10 @@ class Peak:
 
     bytes: int = 0
 
+    def look(self) -> None:
+        """Look now, so that what lives for a moment only is seen too."""
+        self.bytes = max(self.bytes, children_bytes())
+
 
 @contextmanager
 def watching_children() -> Iterator[Peak]:
@@ -34,7 +38,7 @@ def watching_children() -> Iterator[Peak]:
 
     def watch() -> None:
         while not ended.wait(EVERY_S):
-            peak.bytes = max(peak.bytes, children_bytes())
+            peak.look()
 
     thread = threading.Thread(target=watch, name="vidssl memory", daemon=True)
     thread.start()

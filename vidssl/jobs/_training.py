@@ -20,6 +20,7 @@ from vidssl.recipe import Detection, Pretrain, validate
 from vidssl.train import checkpoint, precise
 from vidssl.train.folder import RunFolder, Terms
 from vidssl.train.optim import OptimConfig
+from vidssl.train.prove import Proof, prove
 from vidssl.train.trainer import Plan, Trainer, device_of
 from vidssl.video.reader import decoder_version
 from vidssl.video.storage import shown
@@ -89,11 +90,7 @@ def trainer(module: nn.Module, plan: Pretrain | Detection, samples: int, data: s
         RecipeError: if the processes cannot share a batch equally.
     """
     optim = plan.optim
-    if optim.batch % (world_size() * optim.accumulate):
-        parts = f" in {optim.accumulate} parts each" if optim.accumulate > 1 else ""
-        raise RecipeError(
-            f"optim.batch: {optim.batch} cannot be shared by {world_size()} processes{parts}"
-        )
+    require_shares(optim, world_size())
     length = Plan(
         optim,
         steps=optim.total_steps(samples),
@@ -113,6 +110,19 @@ def trainer(module: nn.Module, plan: Pretrain | Detection, samples: int, data: s
         },
     )
     return Trainer(module, length, device_of(plan.device))
+
+
+def require_shares(optim: OptimConfig, processes: int) -> None:
+    """Refuse a batch that so many processes cannot share equally.
+
+    Raises:
+        RecipeError: if they cannot.
+    """
+    if optim.batch % (processes * optim.accumulate):
+        parts = f" in {optim.accumulate} parts each" if optim.accumulate > 1 else ""
+        raise RecipeError(
+            f"optim.batch: {optim.batch} cannot be shared by {processes} processes{parts}"
+        )
 
 
 def terms(kind: type[Pretrain] | type[Detection]) -> Terms:
@@ -174,15 +184,27 @@ def batches(
     return between
 
 
-def counted(between: Batches[Sample], progress: Progress) -> Batches[Sample]:
-    """Return the batches, of which each is told of as it is given."""
+def proof_of_resume(
+    trained: Trainer,
+    between: Batches[Sample],
+    prepare: Callable[[Sequence[Sample], int], Any],
+    identify: Callable[[Sequence[Sample]], list[dict[str, Any]]],
+    out: Path,
+    steps: int,
+    progress: Progress,
+) -> Proof:
+    """Do some steps of the run in ``out`` again, and tell of each.
+
+    Raises:
+        CheckpointError: if there is no whole checkpoint with steps after it.
+    """
 
     def told(first: int, last: int) -> Iterable[list[Sample]]:
         for step, batch in enumerate(between(first, last), start=first + 1):
             yield batch
             progress(f"steps {first} to {last - 1} once more", step - first, last - first)
 
-    return told
+    return prove(trained, told, prepare, identify, out, steps)
 
 
 def require_checkpoint(out: Path) -> None:

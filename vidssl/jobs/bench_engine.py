@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from vidssl.errors import RecipeError, nearest
 from vidssl.jobs.bench import Measurement, in_turn
+from vidssl.jobs.bench_step import name_of, now, require_setting
 from vidssl.jobs.models import SETTINGS
 from vidssl.methods import Batch, moco
 from vidssl.progress import Progress, silent
@@ -31,8 +31,6 @@ from vidssl.train.optim import OptimConfig, optimizer
 from vidssl.train.rollback import on_cpu
 from vidssl.train.trainer import Plan, Trainer, device_of, half_type
 
-MODELS = ("slow_r50_4x16", "slow_r50_8x8", "slowfast_r50_4x16", "slowfast_r50_8x8")
-CELL_PX = 32
 QUEUE = 65_536
 
 
@@ -71,12 +69,9 @@ def run(
     """Time rounds of ``steps`` steps of ``clips`` clips, two views each, and one checkpoint.
 
     Raises:
-        RecipeError: if there is no such model, or the crop does not divide into its cells.
+        RecipeError: if pytorchvideo has no such model, or the crop does not divide into its cells.
     """
-    if model not in MODELS:
-        raise RecipeError(f"--model: no {model!r}{nearest(model, MODELS)} ({', '.join(MODELS)})")
-    if crop_px % CELL_PX:
-        raise RecipeError(f"--crop: {crop_px} is not a multiple of {CELL_PX}")
+    require_setting(model, crop_px)
     bench = _Bench(model, clips, crop_px, steps)
     sides: dict[str, Callable[[], float]] = {"engine": bench.engine, "bare loop": bench.bare}
     times_s = in_turn(sides, rounds + 1, progress, clocked=True)
@@ -95,10 +90,8 @@ def run(
     size, blocked_s, written_s = bench.checkpoint()
     saving_s = blocked_s / bench.plan.snapshot_every + written_s / bench.plan.save_every
     added_share = bare / ours - 1 + saving_s * bare
-    device = bench.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return EngineResult(
-        *(model, name, torch.get_num_threads(), clips, crop_px, steps, rounds),
+        *(model, name_of(bench.device), torch.get_num_threads(), clips, crop_px, steps, rounds),
         *(size, blocked_s, written_s, added_share, [measurement]),
     )
 
@@ -134,14 +127,14 @@ class _Bench:
             tempfile.TemporaryDirectory() as scratch,
             RunFolder(Path(scratch) / "run", {}, "") as folder,
         ):
-            hooks: Hooks[int] = Hooks(notice=lambda raw: begun.append(self._now()))
+            hooks: Hooks[int] = Hooks(notice=lambda raw: begun.append(now(self.device)))
             fit(trainer, lambda first, last: range(first, last), prepare, folder, silent, hooks)
         return (begun[-1] - begun[0]) * self.plan.steps / (len(begun) - 1)
 
     def bare(self) -> float:
         """Return the seconds of a round of the bare loop."""
         self.method.train()
-        start = self._now()
+        start = now(self.device)
         for step in range(self.plan.steps):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
                 output = self.method(self.batch(step, watched=False))
@@ -149,23 +142,18 @@ class _Bench:
             torch.autograd.backward(output.loss)
             self.optimizer.step()
             self.method.after_step((step + 1) / self.plan.steps)
-        return self._now() - start
+        return now(self.device) - start
 
     def checkpoint(self) -> tuple[int, float, float]:
         """Return the bytes of a checkpoint, and how long it holds the loop up and is written."""
         trainer = Trainer(self.method, self.plan, self.device)
         trainer.train_step(self.batch(0, watched=False))
         with tempfile.TemporaryDirectory() as scratch, checkpoint.Saver(Path(scratch)) as saver:
-            start = self._now()
+            start = now(self.device)
             trainer.require_finite_weights()
             saver.save(1, on_cpu(trainer.state()))
-            blocked_s = self._now() - start
+            blocked_s = now(self.device) - start
             saver.close()
             written_s = time.perf_counter() - start - blocked_s
             (path,) = checkpoint.checkpoints(Path(scratch))
             return (path / checkpoint.STATE).stat().st_size, blocked_s, written_s
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()

@@ -65,21 +65,21 @@ class Side:
         """Return the seconds of one training step."""
         self.network.train()
         targets = torch.zeros(len(self.clips), dtype=torch.long, device=self.clips.device)
-        start = _now(self.clips.device)
+        start = now(self.clips.device)
         with self.autocast():
             loss = F.cross_entropy(self.network(self.clips), targets)
         torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return _now(self.clips.device) - start
+        return now(self.clips.device) - start
 
     def infer(self) -> float:
         """Return the seconds of one forward pass."""
         self.network.eval()
-        start = _now(self.clips.device)
+        start = now(self.clips.device)
         with torch.inference_mode(), self.autocast():
             self.network(self.clips)
-        return _now(self.clips.device) - start
+        return now(self.clips.device) - start
 
 
 def run(
@@ -96,11 +96,7 @@ def run(
     Raises:
         RecipeError: if pytorchvideo has no such model, or the crop does not divide into its cells.
     """
-    if model not in PEERS:
-        hint = nearest(model, PEERS)
-        raise RecipeError(f"--model: pytorchvideo has no {model!r}{hint} ({', '.join(PEERS)})")
-    if crop_px % CELL_PX:
-        raise RecipeError(f"--crop: {crop_px} is not a multiple of {CELL_PX}")
+    require_setting(model, crop_px)
     device = device_of()
     measurements = []
     for half in (False, True):
@@ -127,10 +123,34 @@ def run(
             times_s = _timed(title, sides, rounds, progress)
             side = MATRIX[device.type]
             measurements.append(compared(title, times_s, clips, passes * work, side))
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return StepResult(
-        model, name, torch.get_num_threads(), clips, crop_px, compiled, rounds, measurements
+        model,
+        name_of(device),
+        torch.get_num_threads(),
+        clips,
+        crop_px,
+        compiled,
+        rounds,
+        measurements,
     )
+
+
+def require_setting(model: str, crop_px: int) -> None:
+    """Refuse what is not measured.
+
+    Raises:
+        RecipeError: if pytorchvideo has no such model, or the crop does not divide into its cells.
+    """
+    if model not in PEERS:
+        hint = nearest(model, PEERS)
+        raise RecipeError(f"--model: pytorchvideo has no {model!r}{hint} ({', '.join(PEERS)})")
+    if crop_px % CELL_PX:
+        raise RecipeError(f"--crop: {crop_px} is not a multiple of {CELL_PX}")
+
+
+def name_of(device: torch.device) -> str:
+    """Return what a device is called."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def multiply_adds_of(model: str, crop_px: int) -> int:
@@ -198,12 +218,12 @@ def _multiply(device: torch.device, half: bool) -> float:
     side = MATRIX[device.type]
     dtype = torch.bfloat16 if half else torch.float32
     matrix = torch.rand(side, side, device=device, dtype=dtype)
-    start = _now(device)
+    start = now(device)
     torch.mm(matrix, matrix)
-    return _now(device) - start
+    return now(device) - start
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
     """Return the time in seconds, once all that was asked of the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -39,7 +39,6 @@ from vidssl.train.board import Board
 from vidssl.train.folder import RunFolder, claim, read_log
 from vidssl.train.loop import Hooks, fit
 from vidssl.train.prove import Proof
-from vidssl.train.prove import prove as prove_resume
 from vidssl.train.trainer import Trainer, device_of
 from vidssl.train.weights import load_weights
 from vidssl.video.storage import Location, video_id
@@ -209,8 +208,8 @@ def prove(
     trainer = training.trainer(detector, plan, len(placed.moments), shared.fingerprint(placed))
     dataset = KeyFrameDataset(placed, shared.reading(plan), plan.seed, bank)
     between = training.batches(dataset, plan.optim.batch, plan.loader)
-    done = training.counted(between, progress)
-    return prove_resume(trainer, done, _preparation(plan, trainer), _identified, out, steps)
+    prepare = _preparation(plan, trainer)
+    return training.proof_of_resume(trainer, between, prepare, _identified, out, steps, progress)
 
 
 def forecast(

@@ -35,7 +35,6 @@ from vidssl.train.board import Board
 from vidssl.train.folder import RunFolder, claim, read_log
 from vidssl.train.loop import Hooks, fit
 from vidssl.train.prove import Proof
-from vidssl.train.prove import prove as prove_resume
 from vidssl.train.trainer import Trainer, device_of
 from vidssl.train.weights import save_weights
 from vidssl.video.index import ClipIndex
@@ -200,8 +199,8 @@ def prove(
     people = people_job.open_people(tables, index, boxes.time_origin)
     trainer, dataset = _prepare(plan, index, people)
     between = training.batches(dataset, plan.optim.batch, plan.loader)
-    done = training.counted(between, progress)
-    return prove_resume(trainer, done, _on_device(plan, trainer), _identified, out, steps)
+    prepare = _on_device(plan, trainer)
+    return training.proof_of_resume(trainer, between, prepare, _identified, out, steps, progress)
 
 
 def save_encoder(

@@ -77,14 +77,23 @@ def meeting_limit() -> timedelta:
     Raises:
         LaunchError: if the environment names no such time.
     """
-    given = os.environ.get(MEETING_VARIABLE, str(MEETING_S))
+    return timedelta(seconds=seconds_of(MEETING_VARIABLE, MEETING_S))
+
+
+def seconds_of(variable: str, otherwise: float) -> float:
+    """Return the seconds in a variable of the environment, or ``otherwise`` where it is not set.
+
+    Raises:
+        LaunchError: if it holds no such time.
+    """
+    given = os.environ.get(variable, str(otherwise))
     try:
         seconds = float(given)
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < 1e6:
-        raise LaunchError(f"{MEETING_VARIABLE}={given}: expected seconds, more than 0")
-    return timedelta(seconds=seconds)
+        raise LaunchError(f"{variable}={given}: expected seconds, more than 0")
+    return seconds
 
 
 def meet(place: Place, limit: timedelta) -> Store:

@@ -233,8 +233,13 @@ def _logged(
         "samples_seen": trainer.samples_seen,
         "clips_per_s": trainer.plan.optim.batch / step_s,
         "data_wait": min(1.0, wait_s / step_s),
-        "memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "memory_gb": _peak_gb(),
     }
+
+
+def _peak_gb() -> float:
+    """Return the most memory that this process has had, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def _waiting(batches: Iterable[Raw]) -> Iterator[tuple[Raw, float]]:
@@ -286,8 +291,7 @@ def _memory_words(error: BaseException, trainer: Trainer) -> str | None:
         all_gb = torch.cuda.get_device_properties(trainer.device).total_memory / 2**30
         found = f"{peak_gb:.1f} of the GPU's {all_gb:.1f} GiB were in use at the peak"
     else:
-        peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        found = f"this process had {peak_gb:.1f} GiB at its peak"
+        found = f"this process had {_peak_gb():.1f} GiB at its peak"
     optim = trainer.plan.optim
     return (
         f"out of memory in step {trainer.step}: {found}, with optim.batch {optim.batch} in "

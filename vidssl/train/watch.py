@@ -22,8 +22,9 @@ from types import FrameType
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
-from vidssl.errors import LaunchError, RankLostError
+from vidssl.errors import RankLostError
 from vidssl.nn.distributed import rank, world_size
+from vidssl.nn.meeting import seconds_of
 
 PATIENCE_S = 600.0
 """How long a step may take, with all that stands between two of them and is not ``paused``."""
@@ -128,14 +129,7 @@ def patience() -> float:
     Raises:
         LaunchError: if the environment's are none.
     """
-    given = os.environ.get(VARIABLE, str(PATIENCE_S))
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 1e9:
-        raise LaunchError(f"{VARIABLE}={given}: expected seconds, more than 0")
-    return seconds
+    return seconds_of(VARIABLE, PATIENCE_S)
 
 
 class _Guard:
