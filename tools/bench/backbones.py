@@ -24,14 +24,14 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from vidssl.jobs.models import SETTINGS
+from vidssl.nn.layout import laid_out
 from vidssl.recognition.classifier import Classifier
 from vidssl.train.trainer import device_of
 
 name, saving, clips, crop = sys.argv[1], sys.argv[2] == "saving", *map(int, sys.argv[3:])
 device = device_of()
 config = SETTINGS[name].config.model_copy(update={"activation_checkpointing": saving})
-network = Classifier(config.build(), num_classes=400).to(device)
-network = network.to(memory_format=torch.channels_last_3d)
+network = laid_out(Classifier(config.build(), num_classes=400), device)
 given = torch.rand(clips, 3, config.frames, crop, crop, device=device)
 given = given.contiguous(memory_format=torch.channels_last_3d)
 

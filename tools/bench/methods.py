@@ -27,6 +27,7 @@ from torch import Tensor
 from vidssl.backbones import Encoder
 from vidssl.methods import Batch, SSLMethod
 from vidssl.nn import distributed
+from vidssl.nn.layout import laid_out
 from vidssl.recipe import Pretrain, bundled, load
 from vidssl.train.optim import optimizer
 
@@ -73,8 +74,7 @@ def measured(name: str, asked: argparse.Namespace) -> dict[str, float]:
     """Return times and memory of one recipe's method."""
     plan = load(Pretrain, bundled(Pretrain)[name])
     torch.manual_seed(0)
-    method = plan.method.build(plan.backbone.build()).train()
-    method = method.to(memory_format=torch.channels_last_3d)
+    method = laid_out(plan.method.build(plan.backbone.build()), torch.device("cpu")).train()
     frames = plan.backbone.frames
     views = tuple(
         torch.randn(asked.clips, 3, frames, asked.crop, asked.crop).contiguous(

@@ -23,6 +23,7 @@ from vidssl.jobs.bench import Measurement, in_turn
 from vidssl.jobs.bench_step import name_of, now, require_setting
 from vidssl.jobs.models import SETTINGS
 from vidssl.methods import Batch, moco
+from vidssl.nn.layout import laid_out
 from vidssl.progress import Progress, silent
 from vidssl.train import checkpoint
 from vidssl.train.folder import RunFolder
@@ -106,7 +107,7 @@ class _Bench:
         self.method = moco.Config(queue=QUEUE, shuffle=False).build(config.build())
         self.config = OptimConfig(lr=1e-4, batch=clips, steps=steps)
         self.plan = Plan(self.config, steps, seed=0)
-        self.method.to(self.device).to(memory_format=torch.channels_last_3d)
+        laid_out(self.method, self.device)
         shape = (clips, 3, config.frames, crop_px, crop_px)
         self.views = tuple(torch.randn(shape, device=self.device) for _ in range(2))
         self.optimizer = optimizer(self.method, self.config)

@@ -23,6 +23,7 @@ from vidssl.backbones._peer import CLASSES, peer
 from vidssl.errors import RecipeError, nearest
 from vidssl.jobs.bench import Measurement, in_turn
 from vidssl.jobs.models import SETTINGS, multiply_adds
+from vidssl.nn.layout import laid_out
 from vidssl.progress import Progress, silent
 from vidssl.recognition.classifier import Classifier
 from vidssl.train.optim import OptimConfig, optimizer
@@ -165,8 +166,7 @@ def _ours(
     model: str, clips: int, crop_px: int, half: bool, device: torch.device, compiled: bool
 ) -> Side:
     config = SETTINGS[model].config
-    network = Classifier(config.build(), num_classes=CLASSES).to(device)
-    network = network.to(memory_format=torch.channels_last_3d)
+    network = laid_out(Classifier(config.build(), num_classes=CLASSES), device)
     if compiled:
         network.compile()
     given = torch.rand(clips, 3, config.frames, crop_px, crop_px, device=device)

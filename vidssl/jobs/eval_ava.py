@@ -35,6 +35,7 @@ from vidssl.errors import AnnotationError, BankError, CheckpointError, listed
 from vidssl.features import Bank
 from vidssl.files import sha256, write_text
 from vidssl.jobs import _detector as shared
+from vidssl.nn.layout import laid_out
 from vidssl.progress import Progress, silent
 from vidssl.train.trainer import device_of
 from vidssl.video.workers import preload
@@ -304,7 +305,7 @@ def _predict(
 ) -> tuple[Predictions, list[tuple[Moment, str]]]:
     """Return every person's score for ``classes``, and the key frames that could not be read."""
     plan, device = trained.recipe, device_of(trained.recipe.device)
-    detector = trained.detector.to(device).eval()
+    detector = laid_out(trained.detector, device).eval()
     peopled = [moment for moment in placed.moments if len(moment.boxes)]
     dataset = VideoChunks(replace(placed, moments=peopled), shared.reading(plan), CHUNK, bank)
     stride = detector.encoder.spatial_stride

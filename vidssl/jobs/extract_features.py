@@ -23,6 +23,7 @@ from vidssl.files import sha256
 from vidssl.jobs import _detector as shared
 from vidssl.jobs._geometry import remark
 from vidssl.jobs._stopping import stoppable
+from vidssl.nn.layout import laid_out
 from vidssl.progress import Progress, silent
 from vidssl.recipe import Extract
 from vidssl.train.trainer import device_of
@@ -132,7 +133,7 @@ class _Extractor:
     def __init__(self, plan: Extract, trunk: Encoder) -> None:
         self.plan = plan
         self.device = device_of(plan.device)
-        self.trunk = trunk.to(self.device).eval()
+        self.trunk = laid_out(trunk, self.device).eval()
         self.pool = RoIHead(trunk.spatial_stride, resolution=plan.roi_resolution)
         self.reading = Reading(
             plan.backbone.frames,

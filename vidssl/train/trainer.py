@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vidssl.backbones import Encoder
 from vidssl.errors import CheckpointError
 from vidssl.nn.distributed import rank, world_size
+from vidssl.nn.layout import laid_out
 from vidssl.nn.momentum import follow, frozen_copy
 from vidssl.nn.step import StepOutput
 from vidssl.train.optim import OptimConfig, optimizer, schedule
@@ -71,10 +72,7 @@ class Trainer:
 
     def __init__(self, module: nn.Module, plan: Plan, device: torch.device) -> None:
         """Stand at step 0."""
-        self.module = module.to(device)
-        if device.type == "cuda" or world_size() == 1:
-            # Convolutions run faster with their channels innermost; the values are the same.
-            self.module = self.module.to(memory_format=torch.channels_last_3d)
+        self.module = laid_out(module, device)
         self.plan = plan
         self.device = device
         self.optimizer = optimizer(module, plan.optim)
