@@ -138,7 +138,7 @@ def test_features_of_another_shape_or_type_are_refused(bank: Bank) -> None:
     ("changes", "message"),
     [
         ({"format_version": 2}, "expected format_version 1, found 2"),
-        ({"kind": "clip"}, "expected kind 'box', found 'clip'"),
+        ({"kind": "cat"}, "expected kind box or clip or grid, found 'cat'"),
         ({"dtype": "float32"}, "expected dtype 'float16', found 'float32'"),
         ({"shards": None}, "not a feature bank's manifest"),
         ({"shards": [{"name": "shard-00000"}]}, "not a feature bank's manifest"),

@@ -5,6 +5,7 @@ Array suffixes: Q rows of a window, D features.
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +18,16 @@ from vidssl.errors import BankError
 from vidssl.features.manifest import (
     DTYPE,
     BankIdentity,
+    Kind,
     Manifest,
     ShardRecord,
     read_record,
     shard_name,
 )
+from vidssl.features.rows import SCHEMA
 from vidssl.features.window import Pick, Window, choose
 
+INDEXED = ("video", "second", "score", "row")
 MAPS_KEPT = 32  # each holds a file descriptor, of which a process has about a thousand
 
 
@@ -78,6 +82,16 @@ class Bank:
         return self._manifest.dim
 
     @property
+    def kind(self) -> Kind:
+        """What a row is."""
+        return self._manifest.kind
+
+    @property
+    def failed_keyframes(self) -> int:
+        """How many key frames could not be read when the bank was made."""
+        return sum(record.failed_keyframes for record in self._manifest.records)
+
+    @property
     def identity(self) -> BankIdentity:
         """What made the rows."""
         return self._manifest.identity
@@ -120,6 +134,12 @@ class Bank:
             for index, record in enumerate(self._manifest.records)
             for problem in record.problems(self.folder, shard_name(index))
         ]
+
+    def shards(self) -> Iterator[tuple[pa.Table, NDArray[np.float16]]]:
+        """Give each shard's rows, in the columns of ``SCHEMA``, with their features mapped."""
+        for shard, record in enumerate(self._manifest.records):
+            table = _read_table(self._path(shard, "parquet"), record, SCHEMA.names)
+            yield table, np.load(self._path(shard, "npy"), mmap_mode="r")
 
     def window(
         self,
@@ -192,7 +212,7 @@ class Bank:
         scores, rows = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)]
         for shard, record in enumerate(self._manifest.records):
             _require_size(self._path(shard, "npy"), record, self.dim)
-            table = _read_table(self._path(shard, "parquet"), record)
+            table = _read_table(self._path(shard, "parquet"), record, INDEXED)
             codes.append(self._codes_of(table["video"]))
             seconds.append(table["second"].to_numpy())
             scores.append(table["score"].to_numpy())
@@ -208,7 +228,7 @@ class Bank:
         return np.array(codes, np.int64)[indices]
 
 
-def _read_table(path: Path, record: ShardRecord) -> pa.Table:
+def _read_table(path: Path, record: ShardRecord, columns: Sequence[str]) -> pa.Table:
     """Return a shard's rows; small enough to hold against their checksum whenever they are read."""
     try:
         content = path.read_bytes()
@@ -216,7 +236,7 @@ def _read_table(path: Path, record: ShardRecord) -> pa.Table:
         raise BankError(f"{path}: cannot be read ({error.strerror})") from error
     if hashlib.sha256(content).hexdigest() != record.parquet_sha256:
         raise BankError(f"{path}: its bytes do not match the checksum taken when written")
-    return pq.read_table(pa.BufferReader(content), columns=["video", "second", "score", "row"])
+    return pq.read_table(pa.BufferReader(content), columns=[*columns])
 
 
 def _require_size(path: Path, record: ShardRecord, dim: int) -> None:

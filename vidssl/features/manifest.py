@@ -8,13 +8,14 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from vidssl.errors import BankError
 from vidssl.files import sha256, write_text
 
 FORMAT_VERSION = 1
-KIND = "box"
+Kind = Literal["box", "clip", "grid"]
+"""What a row is: a box of a person, a whole clip, or one of equal cells of it."""
 DTYPE = "float16"
 BANK_JSON = "bank.json"
 
@@ -44,11 +45,15 @@ class BankIdentity:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """One finished shard: how many rows, and the SHA-256 of its two files."""
+    """One finished shard: how many rows, and the SHA-256 of its two files.
+
+    ``failed_keyframes`` counts those that belong into it and could not be read.
+    """
 
     rows: int
     npy_sha256: str
     parquet_sha256: str
+    failed_keyframes: int = 0
 
     def problems(self, folder: Path, name: str) -> list[str]:
         """Return what is wrong with the shard's files, by checksum; empty if nothing is."""
@@ -74,6 +79,7 @@ class Manifest:
     plan: tuple[tuple[str, ...], ...]
     records: tuple[ShardRecord, ...] = ()
     complete: bool = False
+    kind: Kind = "box"
 
     def differences(self, other: "Manifest") -> list[str]:
         """Return one line for each thing in which the two banks' contents cannot be the same."""
@@ -90,7 +96,7 @@ class Manifest:
         """Return what decides the values of the rows, as it stands in the file."""
         return {
             "format_version": FORMAT_VERSION,
-            "kind": KIND,
+            "kind": self.kind,
             "dim": self.dim,
             "dtype": DTYPE,
             "encoder_hash": self.identity.encoder_hash,
@@ -131,9 +137,12 @@ class Manifest:
         version = content.get("format_version")
         if version != FORMAT_VERSION:
             raise BankError(f"{path}: expected format_version {FORMAT_VERSION}, found {version!r}")
-        for key, only in (("kind", KIND), ("dtype", DTYPE)):
-            if content.get(key) != only:
-                raise BankError(f"{path}: expected {key} {only!r}, found {content.get(key)!r}")
+        if content.get("dtype") != DTYPE:
+            raise BankError(f"{path}: expected dtype {DTYPE!r}, found {content.get('dtype')!r}")
+        kind = content.get("kind")
+        if kind not in get_args(Kind):
+            kinds = " or ".join(get_args(Kind))
+            raise BankError(f"{path}: expected kind {kinds}, found {kind!r}")
         try:
             complete, shards = bool(content["complete"]), list(content["shards"])
             return cls(
@@ -142,6 +151,7 @@ class Manifest:
                 plan=tuple(tuple(shard["videos"]) for shard in shards),
                 records=tuple(map(record_of, shards)) if complete else (),
                 complete=complete,
+                kind=cast(Kind, kind),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BankError(f"{path}: not a feature bank's manifest ({error!r})") from error
@@ -158,6 +168,7 @@ def record_of(content: Mapping[str, Any]) -> ShardRecord:
         rows=int(content["rows"]),
         npy_sha256=str(content["npy_sha256"]),
         parquet_sha256=str(content["parquet_sha256"]),
+        failed_keyframes=int(content.get("failed_keyframes", 0)),
     )
 
 

@@ -5,6 +5,7 @@ number of processes (each shard by one of them), and the same content always giv
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from vidssl.features.bank import Bank
 from vidssl.features.manifest import (
     BANK_JSON,
     BankIdentity,
+    Kind,
     Manifest,
     ShardRecord,
     read_record,
@@ -31,7 +33,13 @@ class BankWriter:
     """A bank under way, new or continued."""
 
     def __init__(
-        self, folder: Path, *, dim: int, identity: BankIdentity, plan: Sequence[Sequence[str]]
+        self,
+        folder: Path,
+        *,
+        dim: int,
+        identity: BankIdentity,
+        plan: Sequence[Sequence[str]],
+        kind: Kind = "box",
     ) -> None:
         """Open ``folder``, which is made if absent; ``plan`` holds the videos of each shard.
 
@@ -42,7 +50,7 @@ class BankWriter:
         """
         _require_sound(dim, plan)
         self.folder = folder
-        self._manifest = Manifest(dim, identity, tuple(tuple(videos) for videos in plan))
+        self._manifest = Manifest(dim, identity, tuple(tuple(videos) for videos in plan), kind=kind)
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"{folder}: expected a folder for the bank, found a file")
         if not (folder / BANK_JSON).exists():
@@ -58,8 +66,10 @@ class BankWriter:
         """Return the shards that are absent, unfinished or damaged, after reading all bytes."""
         return [index for index in range(len(self._manifest.plan)) if not self._sound(index)]
 
-    def write_shard(self, index: int, rows: BankRows) -> None:
+    def write_shard(self, index: int, rows: BankRows, *, failed_keyframes: int = 0) -> None:
         """Write one shard, in place of what was there of it.
+
+        ``failed_keyframes`` are those that could not be read, of which there are no rows.
 
         Raises:
             BankError: if a number of ``rows`` is not finite or does not fit float16.
@@ -74,7 +84,8 @@ class BankWriter:
             self._manifest.write(self.folder)
         name = shard_name(index)
         _clean(self.folder, name)
-        record = _write_files(self.folder / name, features_ND, table)
+        files = _write_files(self.folder / name, features_ND, table)
+        record = replace(files, failed_keyframes=failed_keyframes)
         # Last, as it vouches for both; until then an older record's checksums match neither.
         write_json(self.folder / f"{name}.json", {"name": name, **vars(record)})
 
@@ -94,6 +105,7 @@ class BankWriter:
             self._manifest.plan,
             tuple(record for record in records if record is not None),
             complete=True,
+            kind=self._manifest.kind,
         )
         done.write(self.folder)
         for stem in ("bank", "shard-*"):
