@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vidssl.ava import bulk
 from vidssl.ava.columns import NOBODY, Columns
 from vidssl.ava.frames import (
     MICROSECONDS,
@@ -102,6 +103,11 @@ def read_annotations(path: Path, labels: LabelMap | None = None) -> Annotations:
     Raises:
         AnnotationError: if the file is absent, empty or has a mistake; with all of them.
     """
+    limit = None if labels is None else labels.limit
+    found = bulk.read(path, ANNOTATION_LAYOUTS, limit, whole_last=True)
+    if found is not None:
+        person = found.last if found.last is not None else np.full(len(found.video), NOBODY)
+        return Annotations(found.video, found.timestamp, found.box, found.action, person)
     problems = Problems(path)
     parts = [
         (*columns.frame(), columns.box(), columns.action(labels), columns.person())
@@ -118,6 +124,10 @@ def read_predictions(path: Path, labels: LabelMap | None = None) -> Predictions:
     Raises:
         AnnotationError: if the file is absent, empty or has a mistake; with all of them.
     """
+    limit = None if labels is None else labels.limit
+    found = bulk.read(path, PREDICTION_LAYOUTS, limit, whole_last=False)
+    if found is not None and found.last is not None:
+        return Predictions(found.video, found.timestamp, found.box, found.action, found.last)
     problems = Problems(path)
     parts = [
         (*columns.frame(), columns.box(), columns.action(labels), columns.score(7))

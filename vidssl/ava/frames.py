@@ -3,6 +3,8 @@
 Array suffixes: N rows of a table.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,28 +25,43 @@ def frame_codes(*tables: tuple[Names, Seconds]) -> list[Codes]:
 
     Each table is its videos and its seconds, ``(N,)`` both; each result is ``(N,)``.
     """
-    video = video_codes(*(names for names, _ in tables))
+    video = np.concatenate(video_codes(*(names for names, _ in tables)))
     seconds = np.concatenate([time_keys(timestamp) for _, timestamp in tables])
-    times, time = np.unique(seconds, return_inverse=True)
-    codes = numbered(np.concatenate(video) * max(len(times), 1) + time)
-    return np.split(codes, np.cumsum([len(names) for names, _ in tables])[:-1])
+    starts, lengths = runs(video, seconds)  # a frame's rows mostly stand together
+    times, time = np.unique(seconds[starts], return_inverse=True)
+    codes = numbered(video[starts] * max(len(times), 1) + time)
+    stops = np.cumsum([len(names) for names, _ in tables])[:-1]
+    return np.split(np.repeat(codes, lengths), stops)
 
 
 def video_codes(*tables: Names) -> list[Codes]:
     """Number the videos of several tables alike, from 0 in order of first appearance."""
     seen: dict[str, int] = {}
-    return [
-        np.fromiter((seen.setdefault(name, len(seen)) for name in names.tolist()), np.int64)
-        for names in tables
-    ]
+    codes = []
+    for names in tables:
+        starts, lengths = runs(names)
+        firsts = (seen.setdefault(name, len(seen)) for name in names[starts].tolist())
+        codes.append(np.repeat(np.fromiter(firsts, np.int64, len(starts)), lengths))
+    return codes
+
+
+def runs(*columns_N: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where rows equal in every column begin, and how many they are, ``(runs,)`` both."""
+    changes = np.ones(len(columns_N[0]), dtype=np.bool_)
+    changes[1:] = False
+    for column in columns_N:
+        changes[1:] |= column[1:] != column[:-1]
+    starts = np.flatnonzero(changes)
+    return starts, np.diff(starts, append=len(changes))
 
 
 def numbered(values_N: NDArray[np.int64]) -> Codes:
     """Return the values renamed 0, 1, 2, ... in order of first appearance, ``(N,)``."""
-    _, first, inverse = np.unique(values_N, return_index=True, return_inverse=True)
+    starts, lengths = runs(values_N)
+    _, first, inverse = np.unique(values_N[starts], return_index=True, return_inverse=True)
     rank = np.empty(len(first), dtype=np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
-    return rank[inverse]
+    return np.repeat(rank[inverse], lengths)
 
 
 def frame_columns(frames: frozenset[tuple[str, float]]) -> tuple[Names, Seconds]:
