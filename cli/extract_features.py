@@ -15,16 +15,27 @@ def extract_features(
     videos: Annotated[str, typer.Option(help="Folder, list, index, or NAME:PATH of the videos.")],
     out: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="Folder of the bank.")],
     boxes: Annotated[
-        list[Path], typer.Option(help="Detector boxes, csv; give it again for further files.")
-    ],
+        list[Path] | None,
+        typer.Option(help="Detector boxes, csv, for features of people; again for further files."),
+    ] = None,
     time_origin: _common.TimeOrigin = "auto",
     overrides: _common.Overrides = None,
+    gpus: _common.Gpus = 1,
+    part: Annotated[
+        str,
+        typer.Option(
+            help="Write the K-th of N parts, to be put together by `vidssl bank merge`.",
+            metavar="K/N",
+        ),
+    ] = "1/1",
     json_to: _common.JsonTo = None,
 ) -> None:
     """Write a long-term feature bank: what every detected person looked like, second by second.
 
-    OUT receives bank.json and float16 shards with a Parquet table of their rows. The same command
-    on the same folder writes what is missing.
+    Or what whole clips or the cells of a grid looked like, if the recipe says so. OUT receives
+    bank.json and float16 shards with a Parquet table of their rows. The same command on the same
+    folder writes what is missing. Several processes share the shards: --gpus N on one machine,
+    torchrun on several that share a disk; --part where they share none.
     """
     # Imported here because they pull in torch: `vidssl --help` must not wait for it.
     from vidssl.jobs.extract_features import run
@@ -32,9 +43,13 @@ def extract_features(
 
     with _common.user_errors():
         plan = load(Extract, find(Extract, recipe), overrides or ())
+        _common.start_processes(gpus, plan.device)
         with _common.progress() as progress:
             result = run(
-                plan, encoder, videos, boxes, out, time_origin=time_origin, progress=progress
+                *(plan, encoder, videos, boxes or (), out),
+                time_origin=time_origin,
+                part=part,
+                progress=progress,
             )
         if json_to is not None:
             _common.write_json(asdict(result), json_to)
@@ -44,6 +59,11 @@ def extract_features(
         f"{out}: {result.rows} features of {result.dim} numbers from {result.videos} videos "
         f"({result.keyframes} key frames, {result.failed_keyframes} failed)"
     )
+    if not result.complete:
+        _common.say(
+            f"part {part}: {result.finished} of {result.shards} shards; `vidssl bank merge` puts "
+            "the parts together"
+        )
     _common.say_origins(result.time_origins)
     for video, reason in result.unusable_videos.items():
         _common.say(f"set aside: {video}: {reason}")

@@ -17,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     SerializeAsAny,
     ValidationError,
@@ -164,6 +165,16 @@ class Extract(Recipe):
 
     folder: ClassVar[str] = "extract"
     task: Literal["extract"]
+    features: Literal["box", "clip", "grid"] = "box"
+    """Of what: each person's box, the whole clip, or ``grid`` x ``grid`` equal cells of it."""
+    rate: PositiveFloat = 1.0
+    """Clips a second of video; boxes come with times of their own."""
+    grid: PositiveInt = 2
+    pooling: Literal["max", "mean"] | None = None
+    """Over the map's cells; null is the papers': the maximum of a box, the mean of clip and grid.
+    Over time it is the mean."""
+    layers: tuple[str, ...] = ()
+    """Whose maps, joined, as PyTorch names them (``trunk.res4``); none is the last map."""
     short_side_px: PositiveInt = 256
     roi_resolution: PositiveInt = 7
     min_score: Annotated[float, Field(ge=0.0, le=1.0)] = 0.9

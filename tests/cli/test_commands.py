@@ -45,8 +45,13 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
     ),
     "extract-features": (
         ["recipe"],
-        RECIPE | {"--encoder", "--videos", "--boxes", "--out", "--time-origin"},
+        RECIPE
+        | {"--encoder", "--videos", "--boxes", "--out", "--time-origin", "--gpus", "--part"},
     ),
+    "bank info": (["bank"], JSON),
+    "bank verify": (["bank"], JSON),
+    "bank merge": (["parts"], JSON | {"--out"}),
+    "bank export": (["bank"], JSON | {"--out"}),
     "eval-ava": (
         [],
         JSON
@@ -59,6 +64,18 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
     "runs": (["folder", "names"], JSON | {"--sort", "--diff"}),
     "models": ([], JSON),
     "recipes": (["name"], JSON),
+    "ava validate": (
+        [],
+        JSON
+        | {"--annotations", "--labels", "--boxes", "--predictions", "--excluded", "--videos"}
+        | {"--time-origin"},
+    ),
+    "ava import": (
+        ["name", "source"],
+        JSON
+        | {"--out", "--labels", "--every", "--videos", "--fps", "--size", "--attribute"}
+        | {"--first-frame"},
+    ),
     "weights inspect": (["file"], JSON | {"--momentum-encoder"}),
     "weights convert": (
         ["file"],

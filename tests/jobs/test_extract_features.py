@@ -1,7 +1,12 @@
 """``vidssl extract-features`` from the user's side: the bank, and everything that does not fit."""
 
 import json
+import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -198,3 +203,178 @@ def test_the_folder_of_a_run_is_no_place_for_a_bank(
 ) -> None:
     shutil.copytree(detector, tmp_path / "run")
     assert "run holds files that are not this bank's" in refused(*arguments(out="run"))
+
+
+# --- clips, grids, layers
+
+
+@pytest.fixture
+def of_clips(
+    cli: Cli, tiny: dict[str, Path], detector: Path, index: Path, tmp_path: Path
+) -> Callable[..., Path]:
+    """Extract without boxes, with changes of the recipe."""
+
+    def make(name: str, *changes: str, origin: object = "auto") -> Path:
+        out = tmp_path / name
+        result = cli(
+            *("extract-features", tiny["extract"], "--encoder", detector, "--videos", index),
+            *("--out", out, "--time-origin", origin),
+            *(word for change in changes for word in ("--set", change)),
+        )
+        assert result.exit_code == 0, result.output
+        return out
+
+    return make
+
+
+def rows_of(bank: Path) -> tuple[list[dict[str, object]], np.ndarray]:
+    tables = [pq.read_table(path) for path in sorted(bank.glob("*.parquet"))]
+    features = [np.load(path) for path in sorted(bank.glob("*.npy"))]
+    return [row for table in tables for row in table.to_pylist()], np.concatenate(features)
+
+
+def test_clips_come_at_their_rate_and_a_grid_s_mean_is_the_clip(
+    of_clips: Callable[..., Path],
+) -> None:
+    clips, features = rows_of(of_clips("clips", "features=clip", "rate=2"))
+    assert [row["second"] for row in clips[:4]] == [0, 0.5, 1, 1.5]
+    assert len(clips) == 4 * (14 * 2 + 1)  # 4 videos of 14 s, both ends
+    assert {(row["x1"], row["y1"], row["x2"], row["y2"]) for row in clips} == {(0, 0, 1, 1)}
+    cells, by_cell = rows_of(of_clips("grid", "features=grid", "rate=2", "grid=1"))
+    assert np.array_equal(by_cell, features)
+    cells, by_cell = rows_of(of_clips("cells", "features=grid", "rate=2", "grid=2"))
+    assert len(cells) == 4 * len(clips)
+    # The map of 48 x 64 pixels parts equally into 2 x 2: the mean of four cells is the clip's.
+    means = by_cell.astype(np.float32).reshape(len(clips), 4, -1).mean(axis=1)
+    np.testing.assert_allclose(means, features.astype(np.float32), rtol=0.02, atol=2e-3)
+
+
+def test_clips_count_from_a_stated_origin(of_clips: Callable[..., Path]) -> None:
+    here, features = rows_of(of_clips("here", "features=clip"))
+    there, same = rows_of(of_clips("there", "features=clip", origin=900))
+    assert [row["second"] for row in there] == [900 + float(str(row["second"])) for row in here]
+    assert np.array_equal(features, same)
+
+
+def test_another_layer_and_pooling_give_other_features_and_another_identity(
+    of_clips: Callable[..., Path],
+) -> None:
+    last = of_clips("last", "features=clip")
+    middle = of_clips("middle", "features=clip", "layers=[slow.res4, fast.res4]", "pooling=max")
+    about = json.loads((middle / "bank.json").read_text())
+    assert about["kind"] == "clip"
+    assert about["identity"]["recipe"]["layers"] == ["slow.res4", "fast.res4"]
+    assert about["dim"] < json.loads((last / "bank.json").read_text())["dim"]
+
+
+def test_boxes_are_asked_for_where_people_are_and_nowhere_else(
+    refused: Refused, arguments: Arguments
+) -> None:
+    words = refused(*arguments(), "--set", "features=clip")
+    assert "features (clip) are not of people: leave --boxes" in words
+    without = [word for word in arguments()[:-6]]
+    assert "are of people: give them with --boxes" in refused(*without, "--out", "bank")
+    layer = refused(*arguments(), "--set", "layers=[slow.res7]")
+    assert "no 'slow.res7'; did you mean 'slow.res" in layer
+
+
+# --- shared between processes and machines
+
+
+def same_bytes(one: Path, two: Path) -> bool:
+    names = sorted(path.name for path in one.iterdir())
+    return names == sorted(path.name for path in two.iterdir()) and all(
+        (one / name).read_bytes() == (two / name).read_bytes() for name in names
+    )
+
+
+def test_parts_merged_in_any_order_are_the_bank(
+    cli: Cli, refused: Refused, arguments: Arguments, bank: Path, tmp_path: Path
+) -> None:
+    parts = []
+    for number in (1, 2, 3):
+        parts.append(tmp_path / f"part-{number}")
+        result = cli(*arguments(out=parts[-1]), "--part", f"{number}/3", "--json", "-")
+        told = json.loads(result.stdout)
+        assert (told["complete"], told["shards"]) == (False, 4)
+        assert told["finished"] == (2 if number == 1 else 1)
+        about = cli("bank", "info", parts[-1])
+        assert f"{told['finished']} of 4 shards so far" in about.stdout
+    for number, order in enumerate((parts, parts[::-1])):
+        out = tmp_path / f"merged-{number}"
+        result = cli("bank", "merge", *order, "--out", out)
+        assert result.exit_code == 0, result.output
+        assert same_bytes(out, bank)
+    words = refused("bank", "merge", *parts[:2], "--out", tmp_path / "gap")
+    assert "shard-00002: in none of the parts" in words
+    assert cli("bank", "verify", tmp_path / "merged-0").exit_code == 0
+
+
+@pytest.mark.parametrize("part", ["0/3", "4/3", "1", "one/two", "1/0", "-1/3"])
+def test_a_part_that_is_none_is_refused(refused: Refused, arguments: Arguments, part: str) -> None:
+    assert "--part: expected K/N, K from 1 to N" in refused(*arguments(), f"--part={part}")
+
+
+def test_two_processes_write_the_same_bank(
+    arguments: Arguments, bank: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "vidssl_cli", *map(str, arguments(out=tmp_path / "bank"))]
+    done = subprocess.run([*command, "--gpus", "2"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "videos" in done.stdout
+    assert same_bytes(tmp_path / "bank", bank)
+
+
+def test_killed_at_random_moments_and_run_again_it_has_the_same_bytes(
+    arguments: Arguments, bank: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "bank"
+    command = [sys.executable, "-m", "vidssl_cli", *map(str, arguments(out=out))]
+    rng = random.Random(0)
+    kills = 0
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        shards = len([*out.glob("shard-*.json")]) if out.exists() else 0
+        while process.poll() is None and time.monotonic() < deadline:
+            begun = out.exists() and len([*out.glob(".*"), *out.glob("shard-*")]) > 0
+            if begun and len([*out.glob("shard-*.json")]) > shards:
+                time.sleep(rng.random() * 0.3)
+                break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+    assert kills >= 2
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert same_bytes(out, bank)
+
+
+# --- looking at a bank
+
+
+def test_a_bank_is_told_verified_and_exported(cli: Cli, bank: Path, tmp_path: Path) -> None:
+    told = json.loads(cli("bank", "info", bank, "--json", "-").stdout)
+    assert (told["kind"], told["complete"], told["videos"]) == ("box", True, 4)
+    words = cli("bank", "info", bank).stdout
+    assert "recipe.backbone.name: slowfast" in words
+    assert "every byte is as it was written" in cli("bank", "verify", bank).stdout
+    for name in ("bank.npz", "bank.parquet"):
+        assert cli("bank", "export", bank, "--out", tmp_path / name).exit_code == 0
+    assert len(pq.read_table(tmp_path / "bank.parquet")) == told["rows"]
+
+
+def test_a_damaged_bank_is_told_by_file(cli: Cli, bank: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bank, tmp_path / "bank"))
+    content = bytearray((copy / "shard-00002.npy").read_bytes())
+    content[-1] ^= 1
+    (copy / "shard-00002.npy").write_bytes(content)
+    result = cli("bank", "verify", copy)
+    assert result.exit_code == 2
+    assert "shard-00002.npy: its bytes do not match" in result.stderr
+
+
+def test_what_is_no_bank_is_refused(refused: Refused, playground: Path) -> None:
+    for command in ("info", "verify"):
+        assert "not a feature bank" in refused("bank", command, playground)

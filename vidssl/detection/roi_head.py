@@ -16,16 +16,29 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from vidssl.detection.cells import Pooling
+
 
 class RoIHead(nn.Module):
     """Pools maps ``(B, F, T', H', W')`` over boxes to ``(N, F)``; it has no weights."""
 
-    def __init__(self, spatial_stride: int, *, resolution: int = 7, aligned: bool = True) -> None:
-        """Pool maps whose cells cover ``spatial_stride`` pixels a side."""
+    def __init__(
+        self,
+        spatial_stride: int,
+        *,
+        resolution: int = 7,
+        aligned: bool = True,
+        pooling: Pooling = "max",
+    ) -> None:
+        """Pool maps whose cells cover ``spatial_stride`` pixels a side.
+
+        ``pooling`` is over a box's cells: the papers' maximum, or the mean.
+        """
         super().__init__()
         self.spatial_stride = spatial_stride
         self.resolution = resolution
         self.aligned = aligned
+        self.pooling = pooling
 
     def forward(
         self, maps_BFTHW: Tensor, boxes: Sequence[Tensor], size_px: tuple[int, int]
@@ -68,7 +81,9 @@ class RoIHead(nn.Module):
             sampling_ratio=0,
             aligned=self.aligned,
         )
-        pooled_NF: Tensor = cells_NFRR.amax(dim=(2, 3))
+        over = (2, 3)
+        is_max = self.pooling == "max"
+        pooled_NF: Tensor = cells_NFRR.amax(dim=over) if is_max else cells_NFRR.mean(dim=over)
         return pooled_NF.to(maps_BFTHW.dtype)
 
     def _require_fit(self, maps_BFTHW: Tensor, boxes_N4: Tensor, size_px: tuple[int, int]) -> None:

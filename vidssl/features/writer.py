@@ -4,7 +4,7 @@ The plan fixes which videos make up which shard, so shards can be written in any
 number of processes (each shard by one of them), and the same content always gives the same bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,10 +51,8 @@ class BankWriter:
         _require_sound(dim, plan)
         self.folder = folder
         self._manifest = Manifest(dim, identity, tuple(tuple(videos) for videos in plan), kind=kind)
-        if folder.exists() and not folder.is_dir():
-            raise OutputError(f"{folder}: expected a folder for the bank, found a file")
+        require_place(folder)
         if not (folder / BANK_JSON).exists():
-            _require_only(folder, [])  # shards that no bank.json describes are somebody else's
             folder.mkdir(parents=True, exist_ok=True)
             self._manifest.write(folder)
         if found := self._manifest.differences(Manifest.read(folder)):
@@ -62,9 +60,13 @@ class BankWriter:
             raise BankError(listed(title, found))
         _require_only(folder, [shard_name(index) for index in range(len(plan))])
 
-    def missing(self) -> list[int]:
-        """Return the shards that are absent, unfinished or damaged, after reading all bytes."""
-        return [index for index in range(len(self._manifest.plan)) if not self._sound(index)]
+    def missing(self, among: Iterable[int] | None = None) -> list[int]:
+        """Return the shards that are absent, unfinished or damaged, after reading all bytes.
+
+        ``among`` are those to look at, by default all.
+        """
+        shards = range(len(self._manifest.plan)) if among is None else among
+        return [index for index in shards if not self._sound(index)]
 
     def write_shard(self, index: int, rows: BankRows, *, failed_keyframes: int = 0) -> None:
         """Write one shard, in place of what was there of it.
@@ -115,6 +117,18 @@ class BankWriter:
     def _sound(self, index: int) -> bool:
         record = read_record(self.folder, index)
         return record is not None and not record.problems(self.folder, shard_name(index))
+
+
+def require_place(folder: Path) -> None:
+    """Refuse a folder in which a bank can neither be begun nor go on.
+
+    Raises:
+        OutputError: if it is a file, or holds files and no bank.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder}: expected a folder for the bank, found a file")
+    if not (folder / BANK_JSON).exists():
+        _require_only(folder, [])  # shards that no bank.json describes are somebody else's
 
 
 def _write_files(stem: Path, features_ND: NDArray[np.float16], table: pa.Table) -> ShardRecord:

@@ -1,48 +1,100 @@
-"""``vidssl extract-features``: a long-term feature bank of every person in every second."""
+"""``vidssl extract-features``: a long-term feature bank, second by second of every video."""
 
 import hashlib
-import tempfile
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vidssl.augment.views import DetectionConfig
 from vidssl.ava.annotations import read_person_boxes
-from vidssl.ava.origins import summary
+from vidssl.ava.origins import parse_origin, summary
 from vidssl.backbones import Encoder
-from vidssl.data.keyframes import KeyFrameSample, Placed, Reading, VideoChunks, detected
+from vidssl.backbones._layers import Tapped
+from vidssl.data.keyframes import (
+    KeyFrameSample,
+    Moment,
+    Placed,
+    Reading,
+    VideoChunks,
+    detected,
+    place,
+)
 from vidssl.data.loader import Loader
+from vidssl.detection.cells import cell_boxes, pooled_cells
+from vidssl.detection.detector import DetectionBatch
 from vidssl.detection.roi_head import RoIHead
-from vidssl.errors import AnnotationError, Interrupted
+from vidssl.errors import AnnotationError, Interrupted, RecipeError
 from vidssl.features import BankIdentity, BankRows, BankWriter
+from vidssl.features.writer import require_place
 from vidssl.files import sha256
 from vidssl.jobs import _detector as shared
+from vidssl.jobs import bank as banks
 from vidssl.jobs._geometry import remark
 from vidssl.jobs._stopping import stoppable
+from vidssl.jobs.index import open_index, set_aside
+from vidssl.nn.distributed import (
+    first_here,
+    gather_texts,
+    joined,
+    rank,
+    wait_for_all,
+    world_size,
+)
 from vidssl.nn.layout import laid_out
 from vidssl.progress import Progress, silent
 from vidssl.recipe import Extract
-from vidssl.train.trainer import device_of
+from vidssl.train.trainer import device_of, half_type
+from vidssl.video.index import ClipIndex
 from vidssl.video.reader import decoder_version
-from vidssl.video.storage import stat
+from vidssl.video.storage import stat, video_id
 from vidssl.video.workers import preload
+
+INDEX = ".index.parquet"  # of the videos, in the bank's folder while it is being made
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which shards a call writes: every ``of``-th from the ``number``-th on, both from 1."""
+
+    number: int = 1
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return what ``K/N`` says.
+
+        Raises:
+            RecipeError: if it is anything else, or K is not from 1 to N.
+        """
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            raise RecipeError(f"--part: expected K/N, K from 1 to N, found {text!r}")
+        return cls(int(found[1]), int(found[2]))
 
 
 @dataclass(frozen=True)
 class ExtractResult:
-    """The bank, and what of the boxes' key frames could not be read.
+    """The bank, and what of its key frames could not be read.
 
-    ``time_origins`` gives each origin with its number of videos and the evidence.
+    ``time_origins`` gives each origin with its number of videos and the evidence. The bank of a
+    call that writes a part of the ``shards`` is not ``complete``: it is to be merged with others.
     """
 
     bank: Path
+    complete: bool
     rows: int
     dim: int
     videos: int
+    shards: int
+    finished: int
     keyframes: int
     failed_keyframes: int
     unusable_videos: dict[str, str]
@@ -59,14 +111,22 @@ def run(
     out: Path,
     *,
     time_origin: str = "auto",
+    part: str = "1/1",
     progress: Progress = silent,
 ) -> ExtractResult:
-    """Write the bank of the people in ``boxes`` to ``out``, or finish it where it was stopped.
+    """Write a bank to ``out``, or finish it where it was stopped.
 
-    Rows carry the boxes' own times, from wherever these count; ``time_origin`` says from where:
-    ``auto``, seconds, or a csv file of video and seconds.
+    Of the people in ``boxes``, or of clips or grids, whatever the recipe says. Rows of people carry
+    the boxes' own times, from wherever these count; ``time_origin`` says from where: ``auto``,
+    seconds, or a csv file of video and seconds. Rows of clips count from there too, with ``auto``
+    from a video's beginning.
+
+    Processes that torchrun started share the shards. ``part``, ``K/N``, writes one N-th of them, to
+    be merged with the others.
 
     Raises:
+        RecipeError: if boxes are given where none are asked for or the reverse, or there is no such
+            part or layer.
         AnnotationError: if the boxes are wrong, or no video is there for them.
         CheckpointError: if the encoder is absent, damaged or does not fit the recipe.
         BankError: if ``out`` holds another bank.
@@ -75,56 +135,153 @@ def run(
     """
     started = time.monotonic()
     preload(["vidssl.data.keyframes"])
-    shared.require_alone("extract-features")
+    share = Part.parse(part)
     trunk, card = shared.load_encoder(encoder, plan.backbone)
     remark(card, plan.backbone, None, progress)
+    if plan.layers:
+        trunk = Tapped(trunk, plan.layers, plan.backbone.frames)
+    people = _people(plan, boxes)
+    with joined():
+        with first_here(), _beginning(out):
+            placed = _placed(plan, people, videos, out / INDEX, time_origin, progress)
+            names = sorted(placed.paths)
+            size = plan.videos_per_shard
+            shards = [names[first : first + size] for first in range(0, len(names), size)]
+            details = {
+                "recipe": plan.model_dump(mode="json", exclude={"loader", "device", "batch"}),
+                "boxes": [sha256(path)[:16] for path in boxes],
+                "videos": _fingerprint(placed),
+                "decoder": decoder_version(plan.decoder),
+            }
+            identity = BankIdentity(card["hash"], details)
+            writer = BankWriter(
+                out, dim=trunk.features, identity=identity, plan=shards, kind=plan.features
+            )
+        in_part = range(len(shards))[share.number - 1 :: share.of]
+        own = in_part[rank() :: world_size()]
+        try:
+            failed = _write(writer, own, shards, placed, _Extractor(plan, trunk), progress)
+            wait_for_all()
+        except KeyboardInterrupt:
+            left = len(writer.missing(own))
+            raise Interrupted(f"{out}: {left} of {len(own)} shards are still to do") from None
+        failed = gather_texts(failed)
+        with first_here():
+            if rank() == 0:
+                if share.of == 1:
+                    writer.close()
+                (out / INDEX).unlink(missing_ok=True)
+    info = banks.info(out)
+    return ExtractResult(
+        bank=out,
+        complete=info.complete,
+        rows=info.rows,
+        dim=info.dim,
+        videos=len(names),
+        shards=info.shards,
+        finished=info.finished,
+        keyframes=len(placed.moments),
+        failed_keyframes=info.failed_keyframes + placed.lost,
+        unusable_videos=placed.unusable | failed,
+        time_origins=summary(placed.origins),
+        encoder_hash=info.encoder_hash,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _people(plan: Extract, boxes: Sequence[Path]) -> list[Moment] | None:
+    """Return the people in the boxes by key frame; None where the recipe is not about people."""
+    if (plan.features == "box") != bool(boxes):
+        asked = "of people: give them with --boxes" if not boxes else "not of people: leave --boxes"
+        raise RecipeError(f"the recipe's features ({plan.features}) are {asked}")
+    if not boxes:
+        return None
     tables = [read_person_boxes(path, plan.min_score) for path in boxes]
     moments = [moment for table in tables for moment in detected(table)]
     if not moments:
         where = ", ".join(map(str, boxes))
         raise AnnotationError(f"{where}: no box has a score of at least {plan.min_score}")
-    with tempfile.TemporaryDirectory() as folder:
-        cache = Path(folder) / "index.parquet"
-        placed = shared.place_moments(moments, videos, cache, progress, time_origin)
-    names = sorted(placed.paths)
-    shards = [
-        names[i : i + plan.videos_per_shard] for i in range(0, len(names), plan.videos_per_shard)
-    ]
-    details = {
-        "recipe": plan.model_dump(mode="json", exclude={"loader", "device", "batch"}),
-        "boxes": [sha256(path)[:16] for path in boxes],
-        "videos": _fingerprint(placed),
-        "decoder": decoder_version(plan.decoder),
-    }
-    identity = BankIdentity(card["hash"], details)
-    writer = BankWriter(out, dim=trunk.features, identity=identity, plan=shards)
-    extractor = _Extractor(plan, trunk)
-    failed: list[tuple[str, str]] = []
+    return moments
+
+
+@contextmanager
+def _beginning(out: Path) -> Iterator[None]:
+    """Refuse a folder that is no place for a bank; leave none behind if the block refuses."""
+    require_place(out)
+    is_new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
     try:
-        for shard in writer.missing():
-            members = set(shards[shard])
-            mine = [moment for moment in placed.moments if moment.video in members]
-            rows, lost = extractor.rows(
-                replace(placed, moments=mine), progress, len(placed.moments)
-            )
-            failed += lost
-            writer.write_shard(shard, rows)
-    except KeyboardInterrupt:
-        left = len(writer.missing())
-        raise Interrupted(f"{out}: {left} of {len(shards)} shards are still to do") from None
-    bank = writer.close()
-    return ExtractResult(
-        bank=out,
-        rows=len(bank),
-        dim=bank.dim,
-        videos=len(names),
-        keyframes=len(placed.moments),
-        failed_keyframes=len(failed) + placed.lost,
-        unusable_videos=placed.unusable | dict(failed),
-        time_origins=summary(placed.origins),
-        encoder_hash=bank.encoder_hash,
-        seconds=time.monotonic() - started,
-    )
+        yield
+    except BaseException:
+        if is_new and not any(out.iterdir()):
+            out.rmdir()
+        raise
+
+
+def _placed(
+    plan: Extract,
+    people: list[Moment] | None,
+    videos: str,
+    cache: Path,
+    time_origin: str,
+    progress: Progress,
+) -> Placed:
+    if people is not None:
+        return shared.place_moments(people, videos, cache, progress, time_origin)
+    stated = parse_origin(time_origin)
+    index = open_index(videos, cache, progress)
+    grid = 1 if plan.features == "clip" else plan.grid
+    everywhere = stated.everywhere or 0.0
+    moments = [
+        moment
+        for video, duration_s in _durations(index)
+        for moment in _regular(
+            video, duration_s, stated.by_video.get(video, everywhere), plan.rate, grid
+        )
+    ]
+    reasons = {video_id(path): why for path, why in set_aside(index).items()}
+    placed = place(moments, index, reasons, stated)
+    return replace(placed, unusable=reasons | placed.unusable)
+
+
+def _durations(index: ClipIndex) -> Iterator[tuple[str, float]]:
+    for position in range(len(index)):
+        location, duration_s = index.video(position)
+        yield video_id(location), duration_s
+
+
+def _regular(
+    video: str, duration_s: float, origin_s: float, rate: float, grid: int
+) -> Iterator[Moment]:
+    """Give a video's key frames at a steady rate from its beginning on, with cells for people."""
+    boxes = cell_boxes(grid)
+    labels, scores = np.zeros((len(boxes), 0), np.bool_), np.ones(len(boxes))
+    for number in range(int(duration_s * rate) + 1):
+        yield Moment(video, origin_s + number / rate, boxes, labels, scores)
+
+
+def _write(
+    writer: BankWriter,
+    own: Sequence[int],
+    shards: Sequence[Sequence[str]],
+    placed: Placed,
+    extractor: "_Extractor",
+    progress: Progress,
+) -> dict[str, str]:
+    """Write those of the shards that are missing; return why videos could not be read."""
+    missing = writer.missing(own)
+    shard_of = {video: shard for shard in missing for video in shards[shard]}
+    moments: dict[int, list[Moment]] = {shard: [] for shard in missing}
+    for moment in placed.moments:
+        if moment.video in shard_of:
+            moments[shard_of[moment.video]].append(moment)
+    total = sum(map(len, moments.values()))
+    failed: dict[str, str] = {}
+    for shard, mine in moments.items():
+        rows, lost = extractor.rows(replace(placed, moments=mine), progress, total)
+        failed |= dict(lost)
+        writer.write_shard(shard, rows, failed_keyframes=len(lost))
+    return failed
 
 
 class _Extractor:
@@ -134,7 +291,12 @@ class _Extractor:
         self.plan = plan
         self.device = device_of(plan.device)
         self.trunk = laid_out(trunk, self.device).eval()
-        self.pool = RoIHead(trunk.spatial_stride, resolution=plan.roi_resolution)
+        self.half = half_type(plan.precision if plan.precision != "auto" else "fp32", self.device)
+        self.people = RoIHead(
+            trunk.spatial_stride,
+            resolution=plan.roi_resolution,
+            pooling=plan.pooling or "max",
+        )
         self.reading = Reading(
             plan.backbone.frames,
             plan.backbone.stride,
@@ -165,8 +327,7 @@ class _Extractor:
 
     def _rows_of(self, samples: Sequence[KeyFrameSample]) -> BankRows:
         batch = self.batch(samples, 0)
-        height_px, width_px = batch.clips.shape[-2:]
-        pooled = self.pool(self.trunk.maps(batch.clips), batch.boxes, (height_px, width_px))
+        pooled = self._pooled(batch).float()
         moments = [sample.moment for sample in samples]
         counts = [len(moment.boxes) for moment in moments]
         return BankRows(
@@ -176,6 +337,17 @@ class _Extractor:
             scores=np.concatenate([moment.scores for moment in moments]),
             features=pooled.cpu().numpy(),
         )
+
+    def _pooled(self, batch: DetectionBatch) -> Tensor:
+        dtype = self.half or torch.bfloat16
+        with torch.autocast(self.device.type, dtype, enabled=self.half is not None):
+            maps = self.trunk.maps(batch.clips)
+        if self.plan.features != "box":
+            grid = 1 if self.plan.features == "clip" else self.plan.grid
+            return pooled_cells(maps, grid, self.plan.pooling or "mean")
+        height_px, width_px = batch.clips.shape[-2:]
+        pooled: Tensor = self.people(maps, batch.boxes, (height_px, width_px))
+        return pooled
 
 
 def _fingerprint(placed: Placed) -> str:

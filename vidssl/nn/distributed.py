@@ -7,7 +7,8 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
@@ -24,6 +25,7 @@ CPU = torch.device("cpu")
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 PATIENCE = timedelta(hours=12)
 """How long processes wait for one another: the first may index a large folder for the others."""
+WAITING_S = 0.1
 CONNECTING = timedelta(minutes=5)
 """How long they may take to connect each with each, once they have met."""
 
@@ -207,6 +209,24 @@ def _stop_with_parent() -> None:
     """Let the system send SIGTERM when the process that started this one ends, on Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
+
+
+def wait_for_all() -> None:
+    """Wait until all processes have come here; Ctrl-C is heard meanwhile."""
+    if world_size() == 1:
+        return
+    work = dist.barrier(async_op=True)
+    while not work.is_completed():
+        time.sleep(WAITING_S)
+
+
+def gather_texts(own: Mapping[str, str]) -> dict[str, str]:
+    """Return the texts by key of all processes; of one key the last process's counts."""
+    if world_size() == 1:
+        return dict(own)
+    parts: list[dict[str, str]] = [{} for _ in range(world_size())]
+    dist.all_gather_object(parts, dict(own))
+    return {key: text for part in parts for key, text in part.items()}
 
 
 @contextmanager
