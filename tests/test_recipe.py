@@ -239,7 +239,7 @@ def test_an_unknown_operator_is_answered_with_the_nearest(
         *("--out", "run", "--set", "head.operator.name=fbo_n"),
     )
     assert "head.operator: no 'fbo_n' in vidssl.detection.operators" in told
-    assert "did you mean 'fbo_nl'? (choices: fbo_nl" in told
+    assert "did you mean 'fbo_nl'? (choices: fbo_avg, fbo_max, fbo_nl)" in told
 
 
 def test_an_unknown_recipe_is_answered_with_the_nearest(refused: Refused, index: Path) -> None:

@@ -48,10 +48,6 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         RECIPE
         | {"--encoder", "--videos", "--boxes", "--out", "--time-origin", "--gpus", "--part"},
     ),
-    "bank info": (["bank"], JSON),
-    "bank verify": (["bank"], JSON),
-    "bank merge": (["parts"], JSON | {"--out"}),
-    "bank export": (["bank"], JSON | {"--out"}),
     "eval-ava": (
         [],
         JSON
@@ -76,6 +72,10 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         | {"--out", "--labels", "--every", "--videos", "--fps", "--size", "--attribute"}
         | {"--first-frame"},
     ),
+    "bank info": (["bank"], JSON),
+    "bank verify": (["bank"], JSON),
+    "bank merge": (["parts"], JSON | {"--out"}),
+    "bank export": (["bank"], JSON | {"--out"}),
     "weights inspect": (["file"], JSON | {"--momentum-encoder"}),
     "weights convert": (
         ["file"],

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import Result
 
+(ENTRY,) = entry_points(group="console_scripts", name="vidssl")
+PACKAGE = ENTRY.module.partition(".")[0]
 Cli = Callable[..., Result]
 Refused = Callable[..., str]
 
@@ -318,7 +321,7 @@ def test_a_part_that_is_none_is_refused(refused: Refused, arguments: Arguments, 
 def test_two_processes_write_the_same_bank(
     arguments: Arguments, bank: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "vidssl_cli", *map(str, arguments(out=tmp_path / "bank"))]
+    command = [sys.executable, "-m", PACKAGE, *map(str, arguments(out=tmp_path / "bank"))]
     done = subprocess.run([*command, "--gpus", "2"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "videos" in done.stdout
@@ -329,7 +332,7 @@ def test_killed_at_random_moments_and_run_again_it_has_the_same_bytes(
     arguments: Arguments, bank: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "bank"
-    command = [sys.executable, "-m", "vidssl_cli", *map(str, arguments(out=out))]
+    command = [sys.executable, "-m", PACKAGE, *map(str, arguments(out=out))]
     rng = random.Random(0)
     kills = 0
     for _ in range(3):
