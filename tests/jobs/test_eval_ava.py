@@ -281,6 +281,28 @@ def test_a_bank_of_another_encoder_than_the_heads_is_refused(
     assert here != there
 
 
+def test_a_bank_made_in_another_way_is_refused_with_what_differs(
+    cli: Cli,
+    tiny: dict[str, Path],
+    detector: Path,
+    bank_detector: Path,
+    index: Path,
+    playground: Path,
+    tmp_path: Path,
+    evaluate: Refused,
+) -> None:
+    boxes = playground / "val_person_detections.csv"
+    command = ("extract-features", tiny["extract"], "--encoder", detector, "--videos", index)
+    changes = ("--set", "pooling=mean", "--set", "short_side_px=64", "--set", "min_score=0.6")
+    result = cli(*command, "--boxes", boxes, "--out", tmp_path / "other", *changes)
+    assert result.exit_code == 0, result.output
+    told = evaluate(bank_detector, "--bank", tmp_path / "other")
+    assert "was made in another way than the detector's bank" in told
+    assert "pooling: 'mean' in the bank, None in the one it was trained with" in told
+    assert "short_side_px: 64 in the bank, 48 in the one" in told
+    assert "min_score" not in told  # which rows there are may differ
+
+
 def test_a_bank_is_given_exactly_if_the_head_reads_one(
     evaluate: Refused, detector: Path, bank_detector: Path, bank: Path
 ) -> None:

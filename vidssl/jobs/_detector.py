@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from vidssl.ava.origins import parse_origin
 from vidssl.backbones import BackboneConfig, Encoder
 from vidssl.data.keyframes import KeyFrameSample, Moment, Placed, Reading, place
 from vidssl.detection.detector import BankWindow, DetectionBatch, Detector
-from vidssl.errors import AnnotationError, CheckpointError, OutputError, listed
+from vidssl.errors import AnnotationError, BankError, CheckpointError, OutputError, listed
 from vidssl.features import Bank
+from vidssl.features.manifest import flatten
 from vidssl.jobs._training import Seen
 from vidssl.jobs.index import open_index, set_aside
 from vidssl.progress import Progress
@@ -29,6 +30,11 @@ from vidssl.train.weights import load_into, load_weights, save_weights
 from vidssl.video.reader import decoder_version
 from vidssl.video.storage import Location, video_id
 
+INDIFFERENT = {
+    *("task", "seed", "compile", "faults", "version"),
+    *("min_score", "rate", "videos_per_shard", "decoder"),
+}
+"""Keys of an extraction's recipe that decide which rows there are, or nothing at all."""
 RANDOM = "random"
 """In place of an encoder: start from fresh weights."""
 
@@ -42,6 +48,26 @@ class Trained:
     labels: LabelMap
     bank_encoder: str | None
     weights_hash: str
+    bank_made_by: dict[str, Any] = field(default_factory=dict)
+    """How the rows of the bank it was trained with were made; nothing if that was not kept yet."""
+
+    def require_bank(self, bank: Bank) -> None:
+        """Refuse a bank whose rows were made in another way than those the detector knows.
+
+        Raises:
+            BankError: with every difference.
+        """
+        assert self.bank_encoder is not None
+        bank.require(self.bank_encoder)
+        found = made_by(bank)
+        differences = [
+            f"{key}: {found.get(key)!r} in the bank, {value!r} in the one it was trained with"
+            for key, value in self.bank_made_by.items()
+            if found.get(key) != value
+        ]
+        if differences:
+            title = f"{bank.folder}: was made in another way than the detector's bank"
+            raise BankError(listed(title, differences))
 
 
 def require_alone(command: str) -> None:
@@ -113,7 +139,9 @@ def save_detector(
     card = {
         "recipe": plan.model_dump(mode="json"),
         "classes": {str(number): name for number, name in labels.names.items()},
-        "bank": {"encoder": bank.encoder_hash, "dim": bank.dim} if bank else None,
+        "bank": {"encoder": bank.encoder_hash, "dim": bank.dim, "made_by": made_by(bank)}
+        if bank
+        else None,
         **common,
     }
     return save_weights(folder, "detector", detector, card)
@@ -133,7 +161,23 @@ def load_detector(run: Path) -> Trained:
     bank = card["bank"]
     detector = build_detector(plan, plan.backbone.build(), labels, bank["dim"] if bank else None)
     load_into(detector, tensors, str(run))
-    return Trained(detector, plan, labels, bank["encoder"] if bank else None, card["hash"])
+    encoder, made = (bank["encoder"], bank.get("made_by", {})) if bank else (None, {})
+    return Trained(detector, plan, labels, encoder, card["hash"], made)
+
+
+def made_by(bank: Bank) -> dict[str, Any]:
+    """Return what decides a bank's rows, whichever the videos and boxes, by dotted key.
+
+    Of the decoder the name counts: its next version is not another one.
+    """
+    details = dict(bank.identity.details)
+    decoder = str(details.pop("decoder", "")).partition(" ")[0]
+    recipe = {
+        key: value
+        for key, value in dict(details.get("recipe", {})).items()
+        if key not in INDIFFERENT
+    }
+    return {"kind": bank.kind, "decoder": decoder, **dict(flatten("", recipe))}
 
 
 def build_detector(

@@ -263,7 +263,7 @@ def _bank(trained: shared.Trained, request: Request) -> Bank | None:
     if path is None:
         raise BankError(f"the detector of {run} reads a feature bank: give it with --bank")
     bank = Bank.open(path)
-    bank.require(trained.bank_encoder)
+    trained.require_bank(bank)
     return bank
 
 
