@@ -1,6 +1,7 @@
 """Why a score is zero: short reasons read off the ground truth and the predictions."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import PurePath
 
 import numpy as np
@@ -11,6 +12,7 @@ from vidssl.ava.columns import PIXELS
 from vidssl.ava.frames import frame_codes
 from vidssl.ava.labels import LabelMap
 from vidssl.ava.matching import best_truth, cells
+from vidssl.ava.sides import Sides, of
 
 HALF = 0.5  # the overlap that counts as meeting
 HARDLY = 0.05  # the share of the key frames that may meet by chance when the times are wrong
@@ -31,6 +33,37 @@ def explain_zero(annotations: Annotations, predictions: Predictions, labels: Lab
     return reasons or _shifted_labels(annotations, predictions) + _absent(
         annotations, predictions, labels
     )
+
+
+def explain_classes(
+    sides: Sides, predictions: Predictions, ap: Mapping[int, float], labels: LabelMap
+) -> list[str]:
+    """Return why single classes score 0: a line for each reason, with some of its classes."""
+    iou = sides.best()[1]
+    known = sides.counts[sides.found_frame]
+    reasons: dict[str, list[int]] = {}
+    for label, value in ap.items():
+        if value != 0:
+            continue
+        here, rows = of(label, sides.found), predictions.action == label
+        if not rows.any():
+            reason = "never predicted"
+        elif not (rows & known).any():
+            reason = "predicted on other key frames only"
+        elif here.start == here.stop:
+            reason = "always below the best pairs of their key frames, which alone count"
+        elif not (iou[here] >= HALF).any():
+            reason = "no box of theirs overlaps an annotated one by half"
+        else:
+            continue
+        reasons.setdefault(reason, []).append(label)
+    return [f"AP 0, {reason}: {_some(found, labels)}" for reason, found in reasons.items()]
+
+
+def _some(found: list[int], labels: LabelMap) -> str:
+    named = ", ".join(f"{label} ({labels.names[label]})" for label in found[:NAMED_CLASSES])
+    more = f" and {len(found) - NAMED_CLASSES} more" if len(found) > NAMED_CLASSES else ""
+    return f"{named}{more}"
 
 
 def _nothing_to_score(predictions: Predictions, labels: LabelMap) -> list[str]:

@@ -32,6 +32,8 @@ from vidssl.ava.sides import PAIRS_PER_FRAME, Protocol, Sides, count, meet, of
 
 __all__ = ["Protocol", "Score", "average_precision", "explain_zero", "mean_ap"]
 
+COCO = tuple(percent / 100 for percent in range(50, 100, 5))
+
 
 @dataclass(frozen=True)
 class Score:
@@ -98,6 +100,20 @@ def right(sides: Sides, iou_threshold: float = 0.5) -> NDArray[np.bool_]:
     """Return which predictions are the first to claim what they overlap most, ``(N,)``."""
     row, iou = sides.best()
     return first_claims(row, (iou >= iou_threshold) & (row >= 0))
+
+
+def over_thresholds(sides: Sides, labels: LabelMap) -> dict[float, float]:
+    """Return the mean average precision at each IoU of ``COCO``; their mean is COCO's mAP.
+
+    COCO's thresholds alone: boxes claim, ties fall and the curve is measured as in the protocol,
+    where COCO passes a claim on to the next best box and samples the curve at 101 recalls.
+    """
+    row, iou = sides.best()
+    means = {}
+    for threshold in COCO:
+        is_true = first_claims(row, (iou >= threshold) & (row >= 0))
+        means[threshold] = mean_of(by_class(sides, is_true, labels.ids), labels.size)
+    return means
 
 
 def average_precision(is_true_N: NDArray[np.bool_], positives: int) -> float:

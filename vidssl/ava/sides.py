@@ -28,7 +28,9 @@ class Sides:
     """The rows that count, class by class, and the key frames they are of.
 
     ``truth`` and ``found`` hold the classes of the label map only, by rising action; within one,
-    in the order in which the protocol takes them. ``video`` numbers the video of each key frame.
+    in the order in which the protocol takes them. ``video`` numbers the video of each key frame and
+    ``counts`` says which can be scored. ``truth_frame`` and ``found_frame`` hold the key frame of
+    every row of the two files, whatever came of it.
     ``expected`` counts the key frames of the ground truth, ``evaluated`` those of them that have a
     row in the predictions, ``ignored`` predicted ones that the protocol passes over, ``excluded``
     those of the ground truth that were taken out.
@@ -37,6 +39,9 @@ class Sides:
     truth: Rows
     found: Rows
     video: NDArray[np.int64]
+    counts: NDArray[np.bool_]
+    truth_frame: NDArray[np.int64]
+    found_frame: NDArray[np.int64]
     expected: int
     evaluated: int
     ignored: int
@@ -108,6 +113,9 @@ def meet(
         truth=kept,
         found=claims.take((x1 < x2) & (y1 < y2)),  # both programs drop empty boxes
         video=_videos(annotations, predictions, truth, found, number),
+        counts=in_truth if official else ~out & (annotated | seen),
+        truth_frame=truth,
+        found_frame=found,
         expected=int(in_truth.sum()),
         evaluated=int((in_truth & seen).sum()),
         ignored=int((seen & ~annotated).sum()) if official else 0,
