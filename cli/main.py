@@ -2,7 +2,7 @@
 
 import typer
 
-from . import _common, bank, bench, weights
+from . import _common, ava, bank, bench, weights
 from .demo import demo
 from .doctor import doctor
 from .eval_ava import eval_ava
@@ -42,6 +42,7 @@ app.command()(report)
 app.command()(runs)
 app.command()(models)
 app.command()(recipes)
+app.add_typer(ava.app, name="ava")
 app.add_typer(bank.app, name="bank")
 app.add_typer(weights.app, name="weights")
 app.add_typer(bench.app, name="bench")
