@@ -53,7 +53,7 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         JSON
         | {"--annotations", "--labels", "--predictions", "--checkpoint", "--videos", "--boxes"}
         | {"--bank", "--empty-bank", "--excluded", "--protocol", "--min-score", "--max-failed"}
-        | {"--time-origin"},
+        | {"--time-origin", "--quick", "--csv", "--bars", "--compare"},
     ),
     "export": (["checkpoint"], JSON | {"--format", "--out", "--crop"}),
     "report": (["run"], JSON),

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,6 +117,149 @@ def test_the_protocol_is_the_one_asked_for(cli: Cli, scoring: list[object]) -> N
     told = json.loads(cli(*scoring, "--protocol", "slowfast", "--json", "-").stdout)
     assert told["protocol"]["protocol"] == "slowfast"
     assert told["mean_ap"] == pytest.approx(5 / 9)
+
+
+# --- what explains a score
+
+
+@pytest.fixture
+def two_videos(scoring: list[object], tmp_path: Path) -> list[object]:
+    """A second video, in which the only person is found."""
+    (tmp_path / "truth.csv").write_text(TRUTH + "w,0001,0.1,0.1,0.5,0.5,2,0\n")
+    (tmp_path / "found.csv").write_text(PREDICTIONS + "w,0001,0.1,0.1,0.5,0.5,2,0.9\n")
+    return scoring
+
+
+def test_a_score_comes_with_interval_ceiling_and_errors(cli: Cli, two_videos: list[object]) -> None:
+    # Class 2: v's wrong row lies below w's right one, so 1; the mean of 5/9 and 1 is 7/9.
+    told = cli(*two_videos).stdout
+    assert "mAP@0.5 0.777778" in told
+    assert "95% interval: 0.5556 to 1.0000 (bootstrap over 2 videos, 1000 draws, seed 0)" in told
+    assert "groups: none, the label map names none" in told
+    assert "ceiling, a perfect classifier on these boxes: 1.0000" in told
+    # Without the background row: 2 of 3 found, precision 1. The third truth is on a box of class 2.
+    assert "gained if mended alone: missed on a box 0.1389 (1 rows), background 0.0556" in told
+    assert "wrong class 0.0000 (1 rows)" in told
+    detail = json.loads(cli(*two_videos, "--json", "-").stdout)["detail"]
+    assert detail["interval"]["ap"]["2"] == [1.0, 1.0]
+    assert detail["ap_ceiling"] == {"1": 1.0, "2": 1.0}
+    assert detail["coco"] == pytest.approx(7 / 9)
+    assert detail["over_thresholds"]["0.95"] == pytest.approx(7 / 9)
+    assert {error["kind"]: error["rows"] for error in detail["errors"]}["background"] == 1
+
+
+def test_a_quick_score_is_the_same_and_alone(cli: Cli, two_videos: list[object]) -> None:
+    full, quick = (
+        json.loads(cli(*two_videos, *more, "--json", "-").stdout) for more in ((), ("--quick",))
+    )
+    assert quick.pop("detail") is None
+    del full["detail"]
+    assert quick == full
+    assert "interval" not in cli(*two_videos, "--quick").stdout
+
+
+def test_one_video_has_no_interval(cli: Cli, scoring: list[object]) -> None:
+    assert "interval: none, a bootstrap needs two videos or more" in cli(*scoring).stdout
+    assert json.loads(cli(*scoring, "--json", "-").stdout)["detail"]["interval"] is None
+
+
+def test_groups_that_a_label_map_names_are_scored(
+    cli: Cli, two_videos: list[object], tmp_path: Path
+) -> None:
+    (tmp_path / "labels.pbtxt").write_text(
+        "label { name: 'run' label_id: 1 label_type: MOVE }\nlabel { name: 'sit' label_id: 2 }\n"
+    )
+    assert "groups: MOVE 0.5556" in cli(*two_videos).stdout
+    cli(*two_videos, "--csv", tmp_path / "classes.csv", "--bars", tmp_path / "bars.png")
+    rows = (tmp_path / "classes.csv").read_text().splitlines()
+    assert rows[0] == "id,name,group,truth,ap,low,high,ceiling"
+    assert rows[1].startswith("1,run,MOVE,3,0.5555555555555")
+    assert rows[2] == "2,sit,,1,1.0,1.0,1.0,1.0"
+    assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_classes_without_ground_truth_are_empty_cells(
+    cli: Cli, scoring: list[object], tmp_path: Path
+) -> None:
+    cli(*scoring, "--quick", "--csv", tmp_path / "c.csv", "--bars", tmp_path / "c.png")
+    assert (tmp_path / "c.csv").read_text().splitlines()[2] == "2,sit,,0,,,,"
+    assert (tmp_path / "c.png").is_file()
+
+
+def test_bars_are_a_png(refused: Refused, scoring: list[object], tmp_path: Path) -> None:
+    told = refused(*scoring, "--bars", tmp_path / "bars.svg")
+    assert "expected a name ending in .png for the bars" in told
+
+
+def test_a_score_is_shown_beside_an_earlier_one(
+    cli: Cli, scoring: list[object], tmp_path: Path
+) -> None:
+    cli(*scoring, "--json", tmp_path / "before.json")
+    (tmp_path / "found.csv").write_text(PREDICTIONS.replace("0.7", "0.99"))
+    told = cli(*scoring, "--compare", tmp_path / "before.json").stdout
+    # Right, right, wrong of 3: 2/3.
+    assert "mAP: 0.6667, in before.json 0.5556" in told
+    assert "both were scored alike" in told
+    assert "NOT COMPARABLE" not in told
+
+
+def test_scores_of_different_protocols_are_said_not_to_compare(
+    cli: Cli, scoring: list[object], tmp_path: Path
+) -> None:
+    cli(*scoring, "--json", tmp_path / "before.json")
+    more = ("--protocol", "slowfast", "--compare", tmp_path / "before.json")
+    told = cli(*scoring, *more).stdout
+    assert "NOT COMPARABLE, scored differently (before and now):" in told
+    assert "  protocol: activitynet and slowfast\n" in told
+    assert "both were scored alike" not in told
+    # The same rules over other annotations do not compare either.
+    (tmp_path / "truth.csv").write_text(TRUTH + "w,0001,0.1,0.1,0.5,0.5,2,0\n")
+    told = cli(*scoring, "--compare", tmp_path / "before.json").stdout
+    assert "NOT COMPARABLE" in told
+    assert "  annotations: " in told
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[1]", '{"ap": {"x": 1}, "mean_ap": 1, "protocol": {}}']
+)
+def test_what_is_no_score_is_not_compared(
+    refused: Refused, scoring: list[object], tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "before.json").write_text(text)
+    told = refused(*scoring, "--compare", tmp_path / "before.json")
+    assert "expected what eval-ava --json wrote, found no score" in told
+    assert "cannot be read" in refused(*scoring, "--compare", tmp_path / "none.json")
+
+
+def test_a_class_that_scores_0_is_explained(
+    cli: Cli, two_videos: list[object], tmp_path: Path
+) -> None:
+    (tmp_path / "found.csv").write_text(PREDICTIONS)
+    told = cli(*two_videos).stdout
+    assert "note: AP 0, no box of theirs overlaps an annotated one by half: 2 (sit)" in told
+
+
+def test_a_fingerprint_names_the_data_and_what_was_not_said(
+    cli: Cli, scoring: list[object]
+) -> None:
+    told = json.loads(cli(*scoring, "--json", "-").stdout)["protocol"]
+    assert told["dataset"] == "own"
+    assert told["views"] == told["min_score"] == "not said"
+    assert len(told["annotations"]) == len(told["labels"]) == 16
+
+
+def test_a_file_is_scored_without_torch(scoring: list[object]) -> None:
+    program = f"""
+import sys
+from typer.testing import CliRunner
+from importlib.metadata import entry_points
+(entry,) = entry_points(group="console_scripts", name="vidssl")
+result = CliRunner().invoke(entry.load(), {[str(word) for word in scoring]!r})
+assert result.exit_code == 0, result.output
+assert not {{"torch", "matplotlib"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 # --- a detector's predictions

@@ -82,17 +82,22 @@ def mean_ap(
         ValueError: if there is no such protocol.
     """
     sides = meet(annotations, predictions, labels, protocol=protocol, excluded=excluded)
+    return score_of(sides, labels, iou_threshold)
+
+
+def score_of(sides: Sides, labels: LabelMap, iou_threshold: float = 0.5) -> Score:
+    """Return the score of two sides that have met over these labels."""
     ap = by_class(sides, right(sides, iou_threshold), labels.ids)
     return Score(
         mean_ap=mean_of(ap, labels.size),
         ap=ap,
         positives={label: count(label, sides.truth) for label in labels.ids},
-        protocol=protocol,
+        protocol=sides.protocol,
         expected=sides.expected,
         evaluated=sides.evaluated,
         ignored_images=sides.ignored,
         excluded=sides.excluded,
-        fingerprint=_fingerprint(protocol, labels, excluded, iou_threshold),
+        fingerprint=_fingerprint(sides, labels, iou_threshold),
     )
 
 
@@ -150,15 +155,12 @@ def mean_of(ap: dict[int, float], size: int) -> float:
 
 
 def _fingerprint(
-    protocol: Protocol,
-    labels: LabelMap,
-    excluded: frozenset[tuple[str, float]],
-    iou_threshold: float,
+    sides: Sides, labels: LabelMap, iou_threshold: float
 ) -> dict[str, str | int | float]:
-    official = protocol == "activitynet"
+    official = sides.protocol == "activitynet"
     use = "ignored" if official else "removed"
     return {
-        "protocol": protocol,
+        "protocol": sides.protocol,
         "classes": len(labels.ids),
         "iou_threshold": iou_threshold,
         "interpolation": "all points",
@@ -166,5 +168,5 @@ def _fingerprint(
         "pairs_per_frame": PAIRS_PER_FRAME if official else "all",
         "frames_outside_ground_truth": "ignored" if official else "false positives",
         "time_key": "microseconds" if official else "whole seconds",
-        "exclusions": f"{use} ({len(excluded)})" if excluded else "none",
+        "exclusions": f"{use} ({sides.exclusions})" if sides.exclusions else "none",
     }

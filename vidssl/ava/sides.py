@@ -33,7 +33,7 @@ class Sides:
     every row of the two files, whatever came of it.
     ``expected`` counts the key frames of the ground truth, ``evaluated`` those of them that have a
     row in the predictions, ``ignored`` predicted ones that the protocol passes over, ``excluded``
-    those of the ground truth that were taken out.
+    those of the ground truth that were taken out. ``exclusions`` is how many were to be.
     """
 
     truth: Rows
@@ -46,6 +46,8 @@ class Sides:
     evaluated: int
     ignored: int
     excluded: int
+    protocol: Protocol
+    exclusions: int
 
     def best(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return the row of ``truth`` that each row of ``found`` overlaps most, and the IoU.
@@ -120,6 +122,8 @@ def meet(
         evaluated=int((in_truth & seen).sum()),
         ignored=int((seen & ~annotated).sum()) if official else 0,
         excluded=int((annotated & out).sum()),
+        protocol=protocol,
+        exclusions=len(excluded),
     )
 
 

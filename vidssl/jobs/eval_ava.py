@@ -4,54 +4,54 @@ A detector writes its predictions first, and that file is scored, so that every 
 again from it.
 """
 
+import csv
+import io
 import json
 import math
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
+from vidssl.ava import bootstrap, budget, proposals
 from vidssl.ava.annotations import (
     Annotations,
     Predictions,
     keyframes,
     read_annotations,
     read_excluded,
-    read_person_boxes,
     read_predictions,
-    write_predictions,
 )
+from vidssl.ava.explain import explain_classes
+from vidssl.ava.fingerprint import NOT_SAID, dataset, differences
+from vidssl.ava.groups import group_means, groups
 from vidssl.ava.labels import LabelMap, read_labels
-from vidssl.ava.mean_ap import Protocol, Score, explain_zero, mean_ap
-from vidssl.ava.origins import summary
-from vidssl.data.keyframes import KeyFrameSample, Moment, Placed, VideoChunks, detected
-from vidssl.data.loader import Loader
-from vidssl.errors import AnnotationError, BankError, CheckpointError, listed
-from vidssl.features import Bank
-from vidssl.files import sha256, write_text
-from vidssl.jobs import _detector as shared
-from vidssl.nn.layout import laid_out
+from vidssl.ava.mean_ap import (
+    Protocol,
+    Score,
+    explain_zero,
+    mean_of,
+    over_thresholds,
+    right,
+    score_of,
+)
+from vidssl.ava.sides import Sides, meet
+from vidssl.errors import AnnotationError, OutputError
+from vidssl.files import replacing, sha256, write_text
 from vidssl.progress import Progress, silent
-from vidssl.train.trainer import device_of
-from vidssl.video.workers import preload
-
-CHUNK = 8
-"""Key frames in one forward pass."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What predictions are scored against: files in AVA layout."""
+    """What predictions are scored against: files in AVA layout.
+
+    With ``quick`` the score comes without what explains it.
+    """
 
     annotations: Path
     labels: Path
     excluded: Path | None = None
     protocol: Protocol = "activitynet"
+    quick: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,34 @@ class Unread:
 
 
 @dataclass(frozen=True)
+class Detail:
+    """What explains a score.
+
+    ``groups`` are means by group of actions, empty where the label map names none. ``interval`` is
+    a bootstrap over videos, absent with fewer than two. ``ceiling`` is the score of a classifier
+    without mistakes on the boxes of the predictions, ``ap_ceiling`` the same by class.
+    ``over_thresholds`` holds the score at each IoU of COCO, ``coco`` their mean. ``errors`` says
+    what each kind of error costs, most first.
+    """
+
+    groups: dict[str, float | None]
+    interval: bootstrap.Interval | None
+    ceiling: float | None
+    ap_ceiling: dict[int, float | None]
+    coco: float | None
+    over_thresholds: dict[str, float | None]
+    errors: list[budget.Error]
+
+
+@dataclass(frozen=True)
 class EvalResult:
     """A score with its denominators.
 
     ``ap`` and ``positives`` are by class id; an AP is None for a class without ground truth.
     ``expected`` counts key frames of the ground truth, ``evaluated`` those with predictions,
     ``failed`` those whose video could not be read. ``time_origins`` gives each origin with its
-    number of videos and the evidence; nothing where a file is scored.
+    number of videos and the evidence; nothing where a file is scored. ``groups`` holds the ids of
+    each group of actions.
     """
 
     mean_ap: float | None
@@ -101,7 +122,9 @@ class EvalResult:
     unusable_videos: dict[str, str]
     predictions: Path
     notes: list[str]
+    groups: dict[str, list[int]] = field(default_factory=dict)
     time_origins: list[dict[str, object]] = field(default_factory=list)
+    detail: Detail | None = None
 
 
 def run(
@@ -122,6 +145,10 @@ def run(
     if request.videos is None or request.boxes is None:
         missing = " and ".join(f"--{n}" for n in ("videos", "boxes") if not getattr(request, n))
         raise AnnotationError(f"--checkpoint {request.run} needs {missing} to predict on")
+    # Imported here because they pull in torch, which a file to score need not wait for.
+    from vidssl.jobs._ava_detector import score_detector
+    from vidssl.video.workers import preload
+
     preload(["vidssl.data.keyframes"])
     return score_detector(truth, request, progress)
 
@@ -136,8 +163,10 @@ def score_file(truth: Truth, predictions: Path, unread: Unread | None = None) ->
     annotations = read_annotations(truth.annotations, labels)
     excluded = read_excluded(truth.excluded) if truth.excluded else frozenset()
     found = read_predictions(predictions, labels)
-    score = mean_ap(annotations, found, labels, protocol=truth.protocol, excluded=excluded)
+    sides = meet(annotations, found, labels, protocol=truth.protocol, excluded=excluded)
+    score = score_of(sides, labels)
     notes = explain_zero(annotations, found, labels) if not score.mean_ap > 0 else []
+    notes = notes or explain_classes(sides, found, score.ap, labels)
     kept = excluded.intersection(keyframes(annotations)) if not score.excluded else ()
     if kept:
         notes.append(
@@ -149,75 +178,129 @@ def score_file(truth: Truth, predictions: Path, unread: Unread | None = None) ->
         counted -= excluded
     unread = unread or Unread()
     failed = len({(video, round(second, 6)) for video, second in counted} & unread.keyframes)
-    return _result(score, labels, truth, predictions, unread, failed, notes)
-
-
-def score_detector(truth: Truth, request: Request, progress: Progress = silent) -> EvalResult:
-    """Let a detector predict for every detected person, then score that file.
-
-    Predictions and score go to a folder of their own below the run.
-
-    Raises:
-        AnnotationError: if a file is wrong, or no video is there.
-        CheckpointError: if the run holds no detector, or one for other classes.
-        BankError: if the bank is missing, not wanted, or was made by another encoder.
-    """
-    assert request.run is not None
-    assert request.videos is not None
-    assert request.boxes is not None
-    shared.require_alone("eval-ava")
-    # All files are read before the detector works for hours: a mistake in one is told of at once.
-    labels = read_labels(truth.labels)
-    annotations = read_annotations(truth.annotations, labels)
-    if truth.excluded is not None:
-        read_excluded(truth.excluded)
-    if request.run.is_file():
-        raise CheckpointError(f"{request.run}: expected the folder of a finetuning run")
-    trained = shared.load_detector(request.run)
-    _require_classes(trained.labels, labels, request.run)
-    bank = _bank(trained, request)
-    threshold = request.min_score
-    if threshold is None:
-        threshold = trained.recipe.boxes.test_min_score
-    people = detected(read_person_boxes(request.boxes, threshold))
-    if not people:
-        raise AnnotationError(f"{request.boxes}: no box has a score of at least {threshold:g}")
-    moments = _wanted(people, annotations, request.boxes)
-    everything = [*moments, *_unpeopled(moments, annotations)]
-    with tempfile.TemporaryDirectory() as scratch:
-        cache = Path(scratch) / "index.parquet"
-        placed = shared.place_moments(
-            everything, request.videos, cache, progress, request.time_origin
-        )
-    predictions, failed = _predict(trained, placed, bank, request.empty_bank, labels.ids, progress)
-    suffix = "-empty-bank" if request.empty_bank else ""
-    folder = request.run / f"eval-{truth.annotations.stem}{suffix}"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_predictions(folder / "predictions.csv", predictions)
-    reasons = {moment.video: reason for moment, reason in failed}
-    looked_at = set(zip(predictions.video.tolist(), predictions.timestamp.round(6), strict=True))
-    lost = {_key(moment) for moment in everything} - looked_at
-    unread = Unread(frozenset(lost), placed.unusable | reasons)
-    result = score_file(truth, folder / "predictions.csv", unread)
-    source = {
-        "detector": trained.weights_hash,
-        "boxes": sha256(request.boxes)[:16],
-        "min_score": threshold,
-        "bank": bank.encoder_hash if bank else None,
-        "bank_emptied": request.empty_bank,
-    }
-    result = replace(
-        result,
-        protocol={**result.protocol, **source},
-        time_origins=summary(placed.origins),
-    )
-    write_text(folder / "score.json", as_json(result))
-    return result
+    detail = None if truth.quick else _detail(sides, annotations, found, score, labels)
+    return _result(score, labels, truth, predictions, unread, failed, notes, detail)
 
 
 def as_json(result: EvalResult) -> str:
-    """Return a result as JSON, without a NaN, which JSON does not have."""
-    return json.dumps(vars(result), indent=1, default=str) + "\n"
+    """Return a result as JSON."""
+    return json.dumps(plain(result), indent=1, default=str) + "\n"
+
+
+def plain(result: EvalResult) -> dict[str, Any]:
+    """Return a result as dictionaries and lists, without a NaN, which JSON does not have."""
+    told = _without_nan(asdict(result))
+    assert isinstance(told, dict)
+    return told
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return _number(value)
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return value
+
+
+def write_classes(result: EvalResult, path: Path) -> None:
+    """Write a csv row for each class; what is not known is an empty cell.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    detail = result.detail
+    within = detail.interval.ap if detail and detail.interval else {}
+    group = {label: name for name, ids in result.groups.items() for label in ids}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "name", "group", "truth", "ap", "low", "high", "ceiling"])
+    for label, name in result.names.items():
+        low, high = within.get(label, (math.nan, math.nan))
+        most = detail.ap_ceiling[label] if detail else None
+        values = (result.ap[label], _number(low), _number(high), most)
+        writer.writerow([label, name, group.get(label, ""), result.positives[label], *values])
+    write_text(path, text.getvalue())
+
+
+def draw_classes(result: EvalResult, path: Path) -> None:
+    """Draw the average precision of every class as bars, by group, to a PNG.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    from vidssl.report.figures import average_precision_bars
+
+    grouped = {label for ids in result.groups.values() for label in ids}
+    rest = [label for label in result.names if label not in grouped]
+    headed = {**result.groups, **({"other": rest} if rest else {})} if grouped else None
+    picture = average_precision_bars(result.names, {"AP": result.ap}, headed)
+    with replacing(path) as aside:
+        aside.write_bytes(picture)
+
+
+def require_png(path: Path) -> None:
+    """Refuse to draw to a file of another kind.
+
+    Raises:
+        OutputError: if the name does not end in .png.
+    """
+    if path.suffix.lower() != ".png":
+        raise OutputError(f"{path}: expected a name ending in .png for the bars")
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A score told before, as JSON: its file's name, its means and its fingerprint."""
+
+    name: str
+    mean_ap: float | None
+    ap: dict[int, float | None]
+    protocol: dict[str, Any]
+
+
+def read_earlier(path: Path) -> Earlier:
+    """Return the score that ``--json`` wrote.
+
+    Raises:
+        AnnotationError: if the file is absent or holds none.
+    """
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        ap = {int(label): _score(value) for label, value in told["ap"].items()}
+        return Earlier(path.name, _score(told["mean_ap"]), ap, dict(told["protocol"]))
+    except OSError as error:
+        raise AnnotationError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise AnnotationError(
+            f"{path}: expected what eval-ava --json wrote, found no score"
+        ) from None
+
+
+def compared(result: EvalResult, earlier: Earlier) -> list[str]:
+    """Return the settings in which two scores differ, a line for each; none: they compare."""
+    return differences(earlier.protocol, _without_nan(result.protocol))
+
+
+def _score(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _detail(
+    sides: Sides, annotations: Annotations, found: Predictions, score: Score, labels: LabelMap
+) -> Detail:
+    most = proposals.ceiling(sides, found.box, labels.ids)
+    thresholds = over_thresholds(sides, labels)
+    return Detail(
+        groups={n: _number(v) for n, v in group_means(groups(labels), score.ap).items()},
+        interval=bootstrap.interval(sides, right(sides), labels.ids),
+        ceiling=_number(mean_of(most, labels.size)),
+        ap_ceiling={label: _number(value) for label, value in most.items()},
+        coco=_number(math.fsum(thresholds.values()) / len(thresholds)),
+        over_thresholds={f"{at:.2f}": _number(value) for at, value in thresholds.items()},
+        errors=budget.budget(sides, annotations.box, found.box, labels),
+    )
 
 
 def _result(
@@ -228,6 +311,7 @@ def _result(
     unread: Unread,
     failed: int,
     notes: list[str],
+    detail: Detail | None,
 ) -> EvalResult:
     return EvalResult(
         mean_ap=_number(score.mean_ap),
@@ -236,7 +320,13 @@ def _result(
         positives=score.positives,
         protocol={
             **score.fingerprint,
+            "dataset": dataset(labels, truth.annotations),
             "annotations": sha256(truth.annotations)[:16],
+            "labels": sha256(truth.labels)[:16],
+            "key_frames": "those of the annotations",
+            "boxes": "those of the predictions",
+            "min_score": NOT_SAID,
+            "views": NOT_SAID,
             "excluded_keyframes": score.excluded,
             "ignored_images": score.ignored_images,
         },
@@ -246,127 +336,10 @@ def _result(
         unusable_videos=unread.videos or {},
         predictions=predictions,
         notes=notes,
+        groups=groups(labels),
+        detail=detail,
     )
 
 
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def _bank(trained: shared.Trained, request: Request) -> Bank | None:
-    run, path = request.run, request.bank
-    if trained.bank_encoder is None:
-        if path is not None or request.empty_bank:
-            asked = path or "--empty-bank"
-            raise BankError(f"{asked}: the detector of {run} was trained without a bank")
-        return None
-    if path is None:
-        raise BankError(f"the detector of {run} reads a feature bank: give it with --bank")
-    bank = Bank.open(path)
-    trained.require_bank(bank)
-    return bank
-
-
-def _wanted(moments: Sequence[Moment], annotations: Annotations, boxes: Path) -> list[Moment]:
-    """Return the detected people of annotated videos.
-
-    Key frames are those with detections, not those of the ground truth: that would be telling.
-    """
-    videos = {video for video, _ in keyframes(annotations)}
-    kept = [moment for moment in moments if moment.video in videos]
-    if not kept:
-        raise AnnotationError(f"{boxes}: no box is of any of the {len(videos)} annotated videos")
-    return kept
-
-
-def _unpeopled(moments: Sequence[Moment], annotations: Annotations) -> list[Moment]:
-    """Return the annotated key frames in which nobody was detected: looked at, and empty."""
-    seen = {_key(moment) for moment in moments}
-    none = np.zeros((0, 4)), np.zeros((0, 0), np.bool_), np.zeros(0)
-    return [
-        Moment(video, second, *none)
-        for video, second in keyframes(annotations)
-        if (video, round(second, 6)) not in seen
-    ]
-
-
-def _key(moment: Moment) -> tuple[str, float]:
-    return moment.video, round(moment.timestamp, 6)
-
-
-@torch.inference_mode()
-def _predict(
-    trained: shared.Trained,
-    placed: Placed,
-    bank: Bank | None,
-    empty_bank: bool,
-    classes: Sequence[int],
-    progress: Progress,
-) -> tuple[Predictions, list[tuple[Moment, str]]]:
-    """Return every person's score for ``classes``, and the key frames that could not be read."""
-    plan, device = trained.recipe, device_of(trained.recipe.device)
-    detector = laid_out(trained.detector, device).eval()
-    peopled = [moment for moment in placed.moments if len(moment.boxes)]
-    dataset = VideoChunks(replace(placed, moments=peopled), shared.reading(plan), CHUNK, bank)
-    stride = detector.encoder.spatial_stride
-    make = shared.batcher(plan.augment, stride, device, training=False)
-    scores: list[NDArray[np.float64]] = []
-    moments: list[Moment] = []
-    failed: list[tuple[Moment, str]] = []
-    done = 0
-    for (samples,) in Loader(dataset, [[i] for i in range(len(dataset))], plan.loader):
-        done += len(samples)
-        progress("predicting actions", done, len(peopled))
-        if not samples[0].clip.numel():
-            failed += [(sample.moment, sample.failed[0][1]) for sample in samples]
-            continue
-        scores.append(_scores(detector, samples, make, empty_bank))
-        moments += [sample.moment for sample in samples]
-    bad = {moment.video for moment, _ in failed}
-    nobody = [m for m in placed.moments if not len(m.boxes) and m.video not in bad]
-    scores_NK = np.concatenate(scores) if scores else np.zeros((0, trained.labels.size))
-    return _table(moments, scores_NK, classes, nobody), failed
-
-
-def _scores(
-    detector: Any, samples: Sequence[KeyFrameSample], make: Any, empty_bank: bool
-) -> NDArray[np.float64]:
-    batch = make(samples, 0)
-    window = batch.window
-    if empty_bank and window is not None:
-        # Who was there and when stays: it alone must not pass for memory of what was seen.
-        window = replace(window, features=torch.zeros_like(window.features))
-    logits = detector.logits(batch.clips, batch.boxes, window)
-    return np.asarray(logits.double().sigmoid().cpu().numpy())
-
-
-def _table(
-    moments: Sequence[Moment],
-    scores_NK: NDArray[np.float64],
-    classes: Sequence[int],
-    nobody: Sequence[Moment],
-) -> Predictions:
-    """Return a row for each person and class, and a bare one for each key frame without people."""
-    ids = np.array(classes)
-    boxes_N4 = np.concatenate([moment.boxes for moment in moments] or [np.zeros((0, 4))])
-    counts = [len(moment.boxes) * len(ids) for moment in moments] + [1] * len(nobody)
-    frames = [*moments, *nobody]
-    bare = len(nobody)
-    return Predictions(
-        video=np.repeat(np.array([frame.video for frame in frames], dtype=np.str_), counts),
-        timestamp=np.repeat(np.array([frame.timestamp for frame in frames], dtype=float), counts),
-        box=np.concatenate([np.repeat(boxes_N4, len(ids), axis=0), np.full((bare, 4), np.nan)]),
-        action=np.concatenate([np.tile(ids, len(boxes_N4)), np.zeros(bare, np.int64)]),
-        score=np.concatenate([scores_NK[:, ids - 1].reshape(-1), np.zeros(bare)]),
-    )
-
-
-def _require_classes(there: LabelMap, here: LabelMap, run: Path) -> None:
-    """Refuse a label map that names other classes than the detector was trained for."""
-    differ = [
-        f"{label}: {there.names.get(label, 'no such class')!r} in the detector, {name!r} in the map"
-        for label, name in here.names.items()
-        if there.names.get(label) != name
-    ]
-    if differ:
-        raise CheckpointError(listed(f"{run}: was trained for other classes", differ, limit=8))
