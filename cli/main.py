@@ -6,6 +6,7 @@ from . import _common, ava, bank, bench, weights
 from .demo import demo
 from .doctor import doctor
 from .eval_ava import eval_ava
+from .eval_tubes import eval_tubes
 from .export import export
 from .extract_features import extract_features
 from .finetune import finetune
@@ -37,6 +38,7 @@ app.command()(pretrain)
 app.command()(finetune)
 app.command("extract-features")(extract_features)
 app.command("eval-ava")(eval_ava)
+app.command("eval-tubes")(eval_tubes)
 app.command()(export)
 app.command()(report)
 app.command()(runs)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -248,7 +249,7 @@ P1, P2, FAR = (0.0, 0.0, 0.4, 0.4), (0.5, 0.5, 0.9, 0.9), (0.0, 0.6, 0.3, 0.9)
 NEAR_P1 = (0.2, 0.0, 0.6, 0.4)  # half of each: IoU 1/3
 
 
-def errors_of(truth: list[Row], found: list[Row], labels: LabelMap) -> dict[str, tuple[int, float]]:
+def errors_of(truth: list[Row], found: list[Row], labels: LabelMap) -> dict[str, tuple[int, Any]]:
     one, two = annotations_of(truth), predictions_of(found)
     told = budget.budget(meet(one, two, labels), one.box, two.box, labels)
     assert [error.gain for error in told] == sorted((e.gain for e in told), reverse=True)

@@ -55,6 +55,7 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         | {"--bank", "--empty-bank", "--excluded", "--protocol", "--min-score", "--max-failed"}
         | {"--time-origin", "--quick", "--csv", "--bars", "--compare"},
     ),
+    "eval-tubes": ([], JSON | {"--annotations", "--predictions", "--inclusive", "--area"}),
     "export": (["checkpoint"], JSON | {"--format", "--out", "--crop"}),
     "report": (["run"], JSON),
     "runs": (["folder", "names"], JSON | {"--sort", "--diff"}),

@@ -34,8 +34,8 @@ class Rows:
     def take(self, which: NDArray[np.bool_] | Numbers) -> "Rows":
         """Return some of the rows."""
         rows = np.flatnonzero(which) if which.dtype == np.bool_ else which
-        columns = (self.frame, self.action, self.box, self.score)
-        return Rows(*(column.take(rows, axis=0) for column in columns))
+        frame, action = self.frame.take(rows), self.action.take(rows)
+        return Rows(frame, action, self.box.take(rows, axis=0), self.score.take(rows))
 
 
 def by_action(rows: Rows) -> Numbers:

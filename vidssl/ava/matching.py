@@ -29,12 +29,8 @@ def best_truth(
     Of equal overlaps the first row counts. In a cell without ground truth the row is ``NONE`` and
     the IoU 0.
     """
-    order = np.argsort(truth_cell_M, kind="stable")
-    start = np.searchsorted(truth_cell_M[order], cell_N, side="left")
-    count = np.searchsorted(truth_cell_M[order], cell_N, side="right") - start
+    truth_K, count = pairs(truth_cell_M, cell_N)
     begin = np.cumsum(count) - count  # of each box's pairs
-    within = np.arange(count.sum()) - np.repeat(begin, count)
-    truth_K = order[np.repeat(start, count) + within]
     iou_K = paired_iou(np.repeat(box_N4, count, axis=0), truth_box_M4[truth_K])
 
     row_N = np.full(len(cell_N), NONE, dtype=np.int64)
@@ -45,6 +41,21 @@ def best_truth(
         tops = np.flatnonzero(iou_K == np.repeat(iou_N, count))
         row_N[met] = truth_K[tops[np.searchsorted(tops, begin[met])]]
     return row_N, iou_N
+
+
+def pairs(
+    truth_cell_M: NDArray[np.int64], cell_N: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the ground-truth rows of each row's cell, row by row, and how many they are.
+
+    ``(K,)`` and ``(N,)``; the rows of a cell stand in their order.
+    """
+    order = np.argsort(truth_cell_M, kind="stable")
+    start = np.searchsorted(truth_cell_M[order], cell_N, side="left")
+    count = np.searchsorted(truth_cell_M[order], cell_N, side="right") - start
+    begin = np.cumsum(count) - count
+    within = np.arange(count.sum()) - np.repeat(begin, count)
+    return order[np.repeat(start, count) + within], count
 
 
 def paired_iou(one_K4: Boxes, two_K4: Boxes) -> NDArray[np.float64]:

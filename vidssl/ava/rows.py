@@ -7,7 +7,7 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -87,15 +87,21 @@ def read_text(path: Path) -> str:
         ) from None
 
 
-def blocks(path: Path, layouts: Mapping[int, str], problems: Problems) -> Iterator[Block]:
+def blocks(
+    path: Path,
+    layouts: Mapping[int, str],
+    problems: Problems,
+    times: Container[str] = TIME_NAMES,
+) -> Iterator[Block]:
     """Give the rows of a csv file whose width is right; note the others in ``problems``.
 
     ``layouts`` names the columns of every width that the format knows. One file has one width,
     the commonest at its start, apart from the bare rows where ``layouts`` has them. Line ends may
-    be LF or CRLF; one header line and empty lines are passed over.
+    be LF or CRLF; one header line, whose second cell is one of ``times``, and empty lines are
+    passed over.
     """
     width = 0
-    for first_line, rows in _chunks(path):
+    for first_line, rows in _chunks(path, times):
         widths = np.fromiter(map(len, rows), np.int64, len(rows))
         for row in np.flatnonzero(widths <= BARE):
             widths[row] *= any(cell.strip() for cell in rows[row])  # a blank line has no cells
@@ -111,7 +117,7 @@ def blocks(path: Path, layouts: Mapping[int, str], problems: Problems) -> Iterat
             yield Block(first_line + kept, widths[kept] < width, columns)
 
 
-def _chunks(path: Path) -> Iterator[tuple[int, list[list[str]]]]:
+def _chunks(path: Path, times: Container[str]) -> Iterator[tuple[int, list[list[str]]]]:
     """Give (number of the first line, rows); every row is one line, and a header an empty row."""
     reader = csv.reader(io.StringIO(read_text(path), newline=None), strict=True)
     done = 0
@@ -119,7 +125,7 @@ def _chunks(path: Path) -> Iterator[tuple[int, list[list[str]]]]:
         while rows := list(islice(reader, BLOCK_ROWS)):
             if reader.line_num != done + len(rows):
                 raise csv.Error("a quoted cell over several lines")
-            if not done and is_header(rows[0]):
+            if not done and is_header(rows[0], times):
                 rows[0] = []
             yield done + 1, rows
             done = reader.line_num
@@ -129,9 +135,9 @@ def _chunks(path: Path) -> Iterator[tuple[int, list[list[str]]]]:
         ) from None
 
 
-def is_header(row: Sequence[str]) -> bool:
+def is_header(row: Sequence[str], times: Container[str] = TIME_NAMES) -> bool:
     """Return whether the row names its columns: its second cell is a word for time."""
-    return len(row) >= BARE and row[1].strip().lower() in TIME_NAMES
+    return len(row) >= BARE and row[1].strip().lower() in times
 
 
 def _commonest(widths: NDArray[np.int64], layouts: Mapping[int, str]) -> int:
