@@ -150,7 +150,7 @@ def user_errors() -> Iterator[None]:
         err.print(f"[bold red]error:[/] {told}; the same command goes on from the last checkpoint")
         raise typer.Exit(RANK_LOST) from error
     except KeyboardInterrupt as error:
-        err.print("stopped; the same command starts again")
+        err.print("stopped; the same command goes on from what was kept, or starts again")
         raise typer.Exit(STOPPED) from error
 
 

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -139,6 +140,7 @@ def _once(
         except ChildFailedError as error:
             return _failed(error.failures, error.get_first_failure()[0], Path(folder))
         except SignalException as error:
+            _kill_the_rest()
             return Ended(_common.INTERRUPTED, error.sigval)
         except RendezvousError as error:
             raise LaunchError(
@@ -147,6 +149,15 @@ def _once(
                 "first by that name and port"
             ) from error
     return Ended(0)
+
+
+def _kill_the_rest() -> None:
+    """End what is still there of the processes, if a person would not wait for them."""
+    from vidssl.jobs._memory import descendants
+
+    for process in descendants(os.getpid()):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def _failed(failures: "Mapping[int, ProcessFailure]", first: int, logs: Path) -> Ended:
@@ -158,7 +169,7 @@ def _failed(failures: "Mapping[int, ProcessFailure]", first: int, logs: Path) ->
     else:
         code = next((end for end in codes.values() if end in FINAL), code)
     if codes.get(0, -1) > 0:
-        return Ended(KILLED if words else codes[0], words=words)
+        return Ended(KILLED if words else code, words=words)
     for path in logs.glob(f"*/*/{failures[first].local_rank}/stderr.log"):
         sys.stderr.write(path.read_text(encoding="utf-8", errors="replace"))
     return Ended(code, words=words)

@@ -29,6 +29,7 @@ from ._launch import ALONE, Machines, run
 if TYPE_CHECKING:
     from vidssl.recipe import Detection, Pretrain
 
+LEAST_MINUTES = 5
 SIGNAL_S = 120
 """Seconds before the time limit at which the training is told to save; Slurm may be early."""
 REQUEUED_S = 300.0
@@ -136,7 +137,7 @@ class Request:
                 "--slurm: give --time, the job's limit, in minutes or as HH:MM:SS; at its end the "
                 "job saves, goes back into the queue and on from there"
             )
-        return self.wanted and "WORLD_SIZE" not in os.environ
+        return self.wanted and "TORCHELASTIC_RUN_ID" not in os.environ
 
 
 def submit_command(
@@ -204,12 +205,19 @@ def minutes_of(given: str) -> int:
     Raises:
         LaunchError: if it is something else.
     """
-    if given.isdecimal() and int(given) > 0:
-        return int(given)
-    if (found := TIME.fullmatch(given)) is not None:
+    minutes = 0
+    if given.isdecimal():
+        minutes = int(given)
+    elif (found := TIME.fullmatch(given)) is not None:
         d, h, m, s = (int(found[part] or 0) for part in "dhms")
-        if total := ((d * 24 + h) * 60 + m) * 60 + s:
-            return -(-total // 60)
+        minutes = -(-(((d * 24 + h) * 60 + m) * 60 + s) // 60)
+    if minutes >= LEAST_MINUTES:
+        return minutes
+    if minutes:
+        raise LaunchError(
+            f"--time {given!r}: expected {LEAST_MINUTES} minutes or more, found {minutes}: the job "
+            f"saves {SIGNAL_S} s before its end, and would do little else"
+        )
     raise LaunchError(f"--time {given!r}: expected minutes, HH:MM:SS or D-HH:MM:SS")
 
 

@@ -70,6 +70,7 @@ def finetune(
             _common.warn(found.warnings)
             return
         if resume_prove is not None:
+            _common.start_processes(gpus, plan.device)
             with _common.progress() as progress:
                 proof = job.prove(plan, encoder, data, out, resume_prove, progress=progress)
             _common.say_proof(proof, json_to)

@@ -66,6 +66,7 @@ def pretrain(
             _common.warn(found.warnings)
             return
         if resume_prove is not None:
+            _common.start_processes(gpus, plan.device)
             with _common.progress() as progress:
                 proof = job.prove(plan, videos, out, resume_prove, boxes=files, progress=progress)
             _common.say_proof(proof, json_to)

@@ -22,6 +22,8 @@ with open(starts) as file:
 end = ends[attempt]
 if end == "well":
     sys.exit(0)
+if end.startswith("lost ") and os.environ["RANK"] == "0":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as one that has lost another
 if os.environ["RANK"] == "0":
     time.sleep(60)
 print("told by", os.environ["RANK"], file=sys.stderr, flush=True)
@@ -30,7 +32,7 @@ if end == "killed":
 if end == "signal":
     os.kill(os.getppid(), signal.SIGUSR1)
     time.sleep(60)
-sys.exit(int(end))
+sys.exit(int(end.removeprefix("lost ")))
 """
 
 
@@ -39,6 +41,7 @@ CASES = {  # how rank 1 ends at each start, with so many restarts
     "too often": (1, ["killed", "killed"]),
     **{str(code): (5, [str(code)]) for code in (2, 3, 75, 130)},
     "stopped": (5, ["signal"]),
+    "lost 2": (5, ["lost 2"]),
 }
 Ends = dict[str, tuple[int, int, str]]
 
@@ -97,6 +100,12 @@ def test_restarts_come_to_an_end(ends: Ends) -> None:
 @pytest.mark.parametrize("code", [2, 3, 75, 130])
 def test_what_would_end_in_the_same_way_is_not_started_again(ends: Ends, code: int) -> None:
     assert ends[str(code)] == (code, 1, "told by 1")
+
+
+def test_wrong_input_of_one_rank_is_not_started_again_for_what_the_first_makes_of_it(
+    ends: Ends,
+) -> None:
+    assert ends["lost 2"][:2] == (2, 1)
 
 
 def test_a_signal_to_stop_ends_all_and_starts_nothing(ends: Ends) -> None:

@@ -76,6 +76,7 @@ WRONG: list[tuple[tuple[object, ...], str]] = [
     (("--slurm-option", "a=b"), "--slurm-option: only with --slurm"),
     (("--slurm", "--time", "3h"), "--time '3h': expected minutes, HH:MM:SS or D-HH:MM:SS"),
     (("--slurm", "--time", "00:00:00"), "expected minutes"),
+    (("--slurm", "--time", "2"), "expected 5 minutes or more, found 2: the job saves 120 s before"),
     (("--slurm", "--time", 9, "--slurm-option", "=x"), "expected an option of sbatch"),
     (("--slurm", "--time", 9, "--slurm-option", "a=x\n#SBATCH --b"), "an option of sbatch"),
 ]
@@ -111,7 +112,7 @@ def test_where_there_is_no_slurm_that_is_told(
 
 
 @pytest.mark.parametrize(
-    ("given", "minutes"), [("1", 1), ("00:00:01", 1), ("01:00:00", 60), ("2-00:00:00", 2880)]
+    ("given", "minutes"), [("5", 5), ("00:04:01", 5), ("01:00:00", 60), ("2-00:00:00", 2880)]
 )
 def test_a_limit_is_in_minutes_rounded_up(slurm: ModuleType, given: str, minutes: int) -> None:
     assert slurm.minutes_of(given) == minutes

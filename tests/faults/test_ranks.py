@@ -155,11 +155,15 @@ def test_a_killed_rank_costs_a_restart_and_nothing_else(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", [("--gpus", 2), ("--gpus", 1, "--max-restarts", 1)])
 def test_processes_whose_launcher_is_killed_save_and_end(
-    start: Start, command: Callable[[Path], list[object]], tmp_path: Path
+    start: Start,
+    command: Callable[[Path], list[object]],
+    tmp_path: Path,
+    how: tuple[object, ...],
 ) -> None:
     run = tmp_path / "run"
-    both = start(VIDSSL, *command(run), "--gpus", 2)
+    both = start(VIDSSL, *command(run), *how)
     until(lambda: read_log(run))
     both.process.kill()
     until(lambda: not both.pids(), 30)

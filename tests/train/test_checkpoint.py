@@ -4,7 +4,10 @@ import os
 import pickle
 import re
 import resource
+import shutil
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 import torch
 
 from vidssl.errors import CheckpointError, OutputError
+from vidssl.train import checkpoint
 from vidssl.train.checkpoint import checkpoints, load_latest, save, verify
 
 
@@ -188,3 +192,45 @@ def test_a_folder_that_cannot_be_made_is_told_of(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"step-000000001: cannot be written: "):
         save(tmp_path / "file" / "checkpoints", 1, state(1))
+
+
+def test_what_is_saved_after_going_back_behind_damage_is_never_dropped_for_it(
+    folder: Path,
+) -> None:
+    # What a kill between renaming and dropping leaves: three, of which the newest are damaged.
+    save(folder, 30, state(30))
+    shutil.copytree(folder / "step-000000020", folder / "step-000000010")
+    (folder / "step-000000010" / "state.pt").unlink()
+    for step in (20, 30):
+        (folder / f"step-{step:09d}" / "state.pt").write_bytes(b"damaged")
+    save(folder, 12, state(12))
+    found, passed_over = load_latest(folder)
+    assert found is not None
+    assert (found["step"], passed_over) == (12, [])
+    assert [path.name for path in checkpoints(folder)] == ["step-000000010", "step-000000012"]
+
+
+def test_a_person_who_wants_to_stop_at_once_does_not_wait_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A disk that takes its time cannot be had for a test.
+    slow = threading.Event()
+    monkeypatch.setattr(checkpoint, "save", lambda *_: slow.wait(30))
+    begun = time.monotonic()
+    saver = checkpoint.Saver(tmp_path)
+    saver.save(1, state(1))
+    saver.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert time.monotonic() - begun < 10
+    slow.set()
+    assert not saver.fails()
+
+
+def test_a_saver_waits_for_the_last_and_tells_of_a_refusal(tmp_path: Path) -> None:
+    with checkpoint.Saver(tmp_path / "checkpoints") as saver:
+        saver.save(1, state(1))
+    assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == ["step-000000001"]
+    with checkpoint.Saver(tmp_path / "no" / "such" / "folder") as saver:
+        saver.save(1, state(1))
+        assert saver.fails()
+        with pytest.raises(OutputError, match="cannot be written"):
+            saver.close()

@@ -1,6 +1,8 @@
 """The folder of a run: whose it is, and what is left when a command was refused."""
 
+import fcntl
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -308,3 +310,28 @@ def test_a_log_with_bytes_that_are_no_text_is_read_as_far_as_it_is_one(tmp_path:
 def test_logs_that_are_not_there_are_empty(tmp_path: Path) -> None:
     assert read_log(tmp_path) == []
     assert read_events(tmp_path / "absent") == []
+
+
+def test_a_lock_that_its_holder_removed_meanwhile_locks_nobody_out_and_nobody_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with RunFolder(run, {}, "") as folder:
+        folder.keep()
+    (run / ".lock").touch()
+    lock = fcntl.flock
+    others: list[int] = []
+
+    def late(handle: int, how: int) -> None:
+        if not others:  # between opening and locking, one leaves and the next comes
+            (run / ".lock").unlink()
+            others.append(os.open(run / ".lock", os.O_RDWR | os.O_CREAT))
+            lock(others[0], fcntl.LOCK_EX)
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(OutputError, match="another process is working in this folder"):
+        RunFolder(run, {}, "")
+    os.close(others[0])
+    with RunFolder(run, {}, ""):
+        assert is_in_use(run)

@@ -290,6 +290,44 @@ def test_signals_mean_again_what_they_meant_before(tmp_path: Path) -> None:
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+def test_who_is_asked_to_stop_in_the_last_step_stops_with_all_saved(tmp_path: Path) -> None:
+    def feed(first: int, last: int) -> Iterator[int]:
+        for step in range(first, last):
+            if step == last - 1:
+                os.kill(os.getpid(), signal.SIGHUP)
+            yield step
+
+    trained, _ = trainer(steps=3)
+    with (
+        pytest.raises(Interrupted, match="stopped at step 3 of 3"),
+        RunFolder(tmp_path / "run", {}, "") as folder,
+    ):
+        fit(trained, feed, lambda raw, step: 1.0, folder, silent)
+    (newest,) = checkpoints(tmp_path / "run" / "checkpoints")
+    assert newest.name == "step-000000003"
+
+
+@pytest.mark.parametrize("launched", [False, True])
+def test_a_second_ctrl_c_that_a_launcher_passes_on_as_sigterm_stops_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launched: bool
+) -> None:
+    if launched:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "here")
+    else:
+        monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+
+    def feed(first: int, last: int) -> Iterator[int]:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield from range(first, last)
+
+    with (
+        pytest.raises(KeyboardInterrupt if launched else Interrupted),
+        RunFolder(tmp_path / "run", {}, "") as folder,
+    ):
+        fit(trainer(steps=3)[0], feed, lambda raw, step: 1.0, folder, silent)
+
+
 def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     trained, _ = trainer(steps=5)
 

@@ -5,7 +5,10 @@ Every loss here is a weight times the batch, so a step moves the weight by half 
 
 import json
 import math
+import os
 import re
+import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,12 @@ from typing import Any
 import pytest
 import torch
 
-from vidssl.errors import CheckpointError, Interrupted
+from vidssl.errors import CheckpointError, Interrupted, OutputError
 from vidssl.progress import silent
 from vidssl.train.checkpoint import checkpoints, load_latest
 from vidssl.train.folder import RunFolder, read_events, read_log
 from vidssl.train.loop import Hooks, fit
+from vidssl.train.prove import prove
 from vidssl.train.trainer import NotFiniteError
 
 Slopes = Callable[..., tuple[Any, Any]]
@@ -32,12 +36,13 @@ def trained(folder: Path, pair: tuple[Any, Any], feed: list[float]) -> float:
     return float(module.weight.item())
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_the_steps_since_the_copy_are_undone_and_left_out(
-    bad: float, slope: Slopes, tmp_path: Path
+    bad: float, precision: str, slope: Slopes, tmp_path: Path
 ) -> None:
     # Copies before steps 0, 2 and 4: the bad step 3 takes step 2 with it.
-    pair = slope(6, snapshot_every=2)
+    pair = slope(6, snapshot_every=2, precision=precision)
     weight = trained(tmp_path / "run", pair, [1.0, 2.0, 4.0, bad, 8.0, 16.0])
     assert weight == pytest.approx(1 - 0.5 * (1 + 2 + 8 + 16))
     trainer, module = pair
@@ -94,6 +99,45 @@ def test_it_gives_up_after_so_many_in_short_order(slope: Slopes, tmp_path: Path)
         trained(tmp_path / "run", pair, [1.0, math.nan, math.nan, 1.0, math.nan, 1.0, 1.0, 1.0])
     assert pair[0].skipped == [(1, 1), (2, 2)]
     assert pair[1].weight.item() == 0.0  # two good steps
+
+
+def test_a_run_that_is_started_again_counts_on(slope: Slopes, tmp_path: Path) -> None:
+    feed = [1.0, math.nan, 1.0, math.nan, 1.0, math.nan, 1.0, 1.0]
+
+    def until(stop: int) -> None:
+        pair = slope(8, snapshot_every=1, rollbacks=2, save_every=100)
+
+        def stopping(first: int, last: int) -> Iterator[float]:
+            for step in range(first, last):
+                if step == stop:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield feed[step]
+
+        with RunFolder(tmp_path / "run", {}, "") as run:
+            fit(pair[0], stopping, lambda raw, step: raw, run, silent)
+
+    with pytest.raises(Interrupted):
+        until(4)
+    with pytest.raises(CheckpointError, match="3 times in short order"):
+        until(100)
+
+
+def test_a_folder_that_has_vanished_is_told_as_such(slope: Slopes, tmp_path: Path) -> None:
+    pair = slope(6, snapshot_every=2)
+    run = tmp_path / "run"
+
+    def vanishing(first: int, last: int) -> Iterator[float]:
+        for step in range(first, last):
+            if step == 3:
+                run.rename(tmp_path / "elsewhere")
+            yield math.nan if step == 3 else 1.0
+
+    with (
+        pytest.raises(OutputError, match=r"run/rolled-back: cannot be written: No such file"),
+        RunFolder(run, {}, "") as folder,
+    ):
+        fit(pair[0], vanishing, lambda raw, step: raw, folder, silent)
+    assert not run.exists()
 
 
 def test_faults_far_apart_are_not_counted_together(slope: Slopes, tmp_path: Path) -> None:
@@ -223,3 +267,45 @@ def test_the_trainer_alone_names_the_fault_and_leaves_the_weights(slope: Slopes)
     with pytest.raises(NotFiniteError, match="the loss became nan at step 0"):
         trainer.train_step(math.nan)
     assert module.weight.item() == 1.0
+
+
+def test_a_proof_of_resume_ends_before_what_was_undone(slope: Slopes, tmp_path: Path) -> None:
+    feed = [1.0, 2.0, 4.0, 8.0, math.nan, 16.0, 32.0, 64.0]
+    run = tmp_path / "run"
+    options = {"snapshot_every": 1, "save_every": 2}
+    trainer, _ = slope(8, **options)
+
+    def stopping(first: int, last: int) -> Iterator[float]:
+        for step in range(first, last):
+            if step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield feed[step]
+
+    with RunFolder(run, {}, "") as folder, pytest.raises(Interrupted):
+        fit(trainer, stopping, lambda raw, step: raw, folder, silent)
+    kept = shutil.copytree(run / "checkpoints", tmp_path / "kept")
+    assert trained(run, slope(8, **options), feed) == 1 - 0.5 * (1 + 2 + 4 + 8 + 16 + 32 + 64)
+    shutil.rmtree(run / "checkpoints")
+    kept.rename(run / "checkpoints")  # of steps 2 and 4: what a run that keeps more would have
+    proof = prove(
+        slope(8, **options)[0],
+        lambda a, b: feed[a:b],
+        lambda raw, step: raw,
+        lambda raw: [{"batch": str(raw)}],
+        run,
+        6,
+    )
+    assert (proof.first, proof.last, proof.differences) == (2, 4, [])
+    shutil.rmtree(run / "checkpoints" / "step-000000002")
+    with pytest.raises(CheckpointError, match="the step after it was undone"):
+        prove(slope(8)[0], lambda a, b: feed[a:b], lambda r, s: r, lambda r: [], run, 6)
+
+
+def test_a_proof_needs_as_many_processes_as_trained(slope: Slopes, tmp_path: Path) -> None:
+    trainer, _ = slope(4, save_every=2, card={"processes": 2})
+    with RunFolder(tmp_path / "run", {}, "") as folder:
+        fit(trainer, lambda a, b: [1.0] * (b - a), lambda raw, step: raw, folder, silent)
+    with pytest.raises(
+        CheckpointError, match=r"2 processes trained together, here are 1: .*--gpus 2"
+    ):
+        prove(slope(4)[0], lambda a, b: [1.0], lambda r, s: r, lambda r: [], tmp_path / "run", 2)

@@ -206,3 +206,52 @@ def test_the_greatest_wish_is_what_all_do(slope: Callable[..., Any]) -> None:
     for wish in (STOP, FAILED, GO_ON):
         trainer.train_step(1.0, lambda wish=wish: wish)
         assert trainer.wished == wish
+
+
+MEAN_LOSS = """
+import json
+import sys
+
+import torch
+from torch import nn
+
+from vidssl.nn.distributed import joined, rank
+from vidssl.nn.step import StepOutput
+from vidssl.train.optim import OptimConfig
+from vidssl.train.precise import _join
+from vidssl.train.trainer import Plan, Trainer
+
+
+class Line(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1, 1))
+
+    def forward(self, batch):
+        return StepOutput((self.weight * batch).sum())
+
+    def after_step(self, progress):
+        pass
+
+
+with joined():
+    config = OptimConfig(lr=0.5, batch=2, steps=3)
+    trainer = Trainer(Line(), Plan(config, 3, seed=0), torch.device("cpu"))
+    scalars = trainer.train_step(torch.tensor(1.0 + 4 * rank()), lambda: rank())
+    norm = nn.BatchNorm3d(1)
+    norm.running_mean.fill_(300.0)
+    norm.running_var.fill_(1e-3)
+    _join(norm)
+    state = norm.state_dict()
+    print(json.dumps([scalars["loss"], trainer.wished, state["running_var"].item()]))
+"""
+
+
+def test_the_loss_that_is_told_is_that_of_all_processes(
+    in_two_processes: Callable[..., list[str]],
+) -> None:
+    for said in in_two_processes(MEAN_LOSS):
+        loss, wished, var = json.loads(said)
+        assert loss == 3.0  # of 1 and 5
+        assert wished == 1  # the greatest wish, of GO_ON and STOP
+        assert var == pytest.approx(1e-3)  # equal statistics stay as they are, far from zero too

@@ -40,12 +40,13 @@ def stoppable(pieces: Iterable[Piece]) -> Iterator[Piece]:
 
 def ignore_termination() -> None:
     """Leave it to the parent in a worker: a batch system sends the signal to all processes."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def terminated_like_ctrl_c() -> Iterator[None]:
-    """Have SIGTERM do what Ctrl-C does."""
+    """Have SIGTERM, and what else asks a process to stop, do what Ctrl-C does."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -53,8 +54,10 @@ def terminated_like_ctrl_c() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # whoever owns that decides
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+    before = [signal.signal(number, stop) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

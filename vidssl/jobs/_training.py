@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -13,8 +13,10 @@ from vidssl.backbones import Encoder
 from vidssl.data.loader import Cost, Loader, LoaderConfig
 from vidssl.data.order import StepBatches
 from vidssl.data.samples import Failed, Samples
-from vidssl.errors import CheckpointError, RecipeError
-from vidssl.nn.distributed import rank, world_size
+from vidssl.errors import CheckpointError, Interrupted, RecipeError
+from vidssl.jobs._stopping import terminated_like_ctrl_c
+from vidssl.nn.distributed import gather_texts, rank, world_size
+from vidssl.nn.norms import require_groups
 from vidssl.progress import REMARK, Progress
 from vidssl.recipe import Detection, Pretrain, validate
 from vidssl.train import checkpoint, precise
@@ -91,6 +93,7 @@ def trainer(module: nn.Module, plan: Pretrain | Detection, samples: int, data: s
     """
     optim = plan.optim
     require_shares(optim, world_size())
+    require_groups(module, world_size())
     length = Plan(
         optim,
         steps=optim.total_steps(samples),
@@ -163,13 +166,21 @@ def take_statistics(
     prepare: Callable[[Sequence[Sample], int], Any],
     views: Callable[[Any], Sequence[Tensor]],
 ) -> None:
-    """Take BatchNorm's statistics anew from the batches after the training's, if it says so."""
+    """Take BatchNorm's statistics anew from the batches after the training's, if it says so.
+
+    Raises:
+        Interrupted: if it was asked to stop; the last step's checkpoint is there.
+    """
     last, count = trained.plan.steps, trained.plan.optim.precise_bn
-    if count:
-        batches = between(last, last + count)
-        clips = (views(prepare(raw, last + n)) for n, raw in enumerate(batches))
-        with trained.autocast():
+    if not count:
+        return
+    batches = between(last, last + count)
+    clips = (views(prepare(raw, last + n)) for n, raw in enumerate(batches))
+    try:
+        with terminated_like_ctrl_c(), trained.autocast():
             precise.take_statistics(encoder, clips, count)
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped after step {last}, before BatchNorm's statistics") from None
 
 
 def batches(
@@ -204,7 +215,24 @@ def proof_of_resume(
             yield batch
             progress(f"steps {first} to {last - 1} once more", step - first, last - first)
 
-    return prove(trained, told, prepare, identify, out, steps)
+    found = prove(trained, told, prepare, identify, out, steps)
+    elsewhere = enumerate(found.differences) if rank() else ()
+    more = gather_texts({f"{rank()}-{n}": f"rank {rank()}: {words}" for n, words in elsewhere})
+    return replace(found, differences=[*found.differences, *more.values()])
+
+
+def as_indexed(videos: str, out: Path) -> str:
+    """Return the index that the run in ``out`` made of its videos, or they if they are an index.
+
+    Raises:
+        CheckpointError: if there is neither.
+    """
+    index = out / "index.parquet"
+    if index.is_file():
+        return str(index)
+    if Path(videos).suffix == ".parquet" and Path(videos).is_file():
+        return videos
+    raise CheckpointError(f"{index}: no such file: the run's videos are not known any more")
 
 
 def require_checkpoint(out: Path) -> None:

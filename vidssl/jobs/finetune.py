@@ -202,14 +202,17 @@ def prove(
     origin = None if encoder == shared.RANDOM else _card(Path(encoder), plan)
     claim(out, _identity(plan, encoder, origin, data, bank), training.terms(Detection))
     training.require_checkpoint(out)
-    index = out / "index.parquet"
-    placed = shared.place_moments(moments, data.videos, index, progress, data.time_origin)
-    detector = initial_detector(plan, encoder, labels, bank)
-    trainer = training.trainer(detector, plan, len(placed.moments), shared.fingerprint(placed))
-    dataset = KeyFrameDataset(placed, shared.reading(plan), plan.seed, bank)
-    between = training.batches(dataset, plan.optim.batch, plan.loader)
-    prepare = _preparation(plan, trainer)
-    return training.proof_of_resume(trainer, between, prepare, _identified, out, steps, progress)
+    videos, index = training.as_indexed(data.videos, out), out / "index.parquet"
+    with joined(device_of(plan.device)):
+        placed = shared.place_moments(moments, videos, index, progress, data.time_origin)
+        detector = initial_detector(plan, encoder, labels, bank)
+        trainer = training.trainer(detector, plan, len(placed.moments), shared.fingerprint(placed))
+        dataset = KeyFrameDataset(placed, shared.reading(plan), plan.seed, bank)
+        between = training.batches(dataset, plan.optim.batch, plan.loader)
+        prepare = _preparation(plan, trainer)
+        return training.proof_of_resume(
+            trainer, between, prepare, _identified, out, steps, progress
+        )
 
 
 def forecast(

@@ -195,12 +195,15 @@ def prove(
     tables = people_job.read_boxes(plan, boxes)
     claim(out, _identity(plan, videos, boxes), training.terms(Pretrain))
     training.require_checkpoint(out)
-    index = open_index(videos, out / "index.parquet", progress)
-    people = people_job.open_people(tables, index, boxes.time_origin)
-    trainer, dataset = _prepare(plan, index, people)
-    between = training.batches(dataset, plan.optim.batch, plan.loader)
-    prepare = _on_device(plan, trainer)
-    return training.proof_of_resume(trainer, between, prepare, _identified, out, steps, progress)
+    with joined(device_of(plan.device)):
+        index = open_index(training.as_indexed(videos, out), out / "index.parquet", progress)
+        people = people_job.open_people(tables, index, boxes.time_origin)
+        trainer, dataset = _prepare(plan, index, people)
+        between = training.batches(dataset, plan.optim.batch, plan.loader)
+        prepare = _on_device(plan, trainer)
+        return training.proof_of_resume(
+            trainer, between, prepare, _identified, out, steps, progress
+        )
 
 
 def save_encoder(

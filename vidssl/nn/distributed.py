@@ -167,11 +167,11 @@ def joined(device: torch.device = CPU) -> Iterator[None]:
     Raises:
         LaunchError: if the processes do not meet within a minute, or cannot.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _stop_with_parent()
     if os.environ.get("WORLD_SIZE", "1") == "1" or dist.is_initialized():
         yield
         return
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        _stop_with_parent()
     place = Place.of_this_process()
     store = meet(place, meeting_limit())
     gpu = device.type == "cuda"

@@ -100,6 +100,17 @@ class SyncNorm(nn.BatchNorm3d):
         return normalised
 
 
+def require_groups(module: nn.Module, processes: int) -> None:
+    """Refuse groups of processes for statistics into which so many cannot be parted.
+
+    Raises:
+        RecipeError: if they cannot.
+    """
+    for part in module.modules():
+        if isinstance(part, SyncNorm) and part.ranks and processes % part.ranks:
+            raise RecipeError(f"norm.ranks: {processes} processes have no groups of {part.ranks}")
+
+
 class _Synced(torch.autograd.Function):
     """Batch norm by the statistics of all processes; keeps its input alone for the way back.
 

@@ -9,8 +9,9 @@ import json
 import os
 import pickle
 import shutil
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -31,22 +32,30 @@ class Saver:
     def __init__(self, folder: Path) -> None:
         """Write below ``folder``."""
         self.folder = folder
-        self._thread = ThreadPoolExecutor(1, "checkpoint")
-        self._writing: Future[Path] | None = None
+        self._writing: threading.Thread | None = None
+        self._error: BaseException | None = None
 
     def __enter__(self) -> Self:
         """Return the saver itself."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Wait for what is being written."""
-        self._thread.shutdown()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Wait for what is being written, unless a person wants to stop at once.
+
+        What is half written then is no checkpoint, and the next one removes it.
+        """
+        if kind is not KeyboardInterrupt:
+            self.fails()
 
     @property
     def failed(self) -> bool:
         """Whether the last checkpoint could not be written, as far as is known yet."""
-        done = self._writing is not None and self._writing.done()
-        return done and self.fails()
+        return self._error is not None
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Begin to write ``state``, which must not change any more, once the one before is written.
@@ -54,11 +63,17 @@ class Saver:
         If that one cannot be written, this one is not tried.
         """
         if not self.fails():
-            self._writing = self._thread.submit(save, self.folder, step, state)
+            # A daemon: Python would wait for any other thread before it ends.
+            self._writing = threading.Thread(
+                target=self._write, args=(step, state), name="checkpoint", daemon=True
+            )
+            self._writing.start()
 
     def fails(self) -> bool:
         """Wait for what is being written; whether it cannot be."""
-        return self._writing is not None and self._writing.exception() is not None
+        if self._writing is not None:
+            self._writing.join()
+        return self._error is not None
 
     def close(self) -> None:
         """Wait for what is being written.
@@ -66,8 +81,15 @@ class Saver:
         Raises:
             OutputError: if it cannot be.
         """
-        if self._writing is not None:
-            self._writing.result()
+        if self.fails():
+            assert self._error is not None
+            raise self._error
+
+    def _write(self, step: int, state: dict[str, Any]) -> None:
+        try:
+            save(self.folder, step, state)
+        except BaseException as error:
+            self._error = error
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
@@ -94,7 +116,9 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     except OSError as error:
         _remove(aside)
         raise OutputError(f"{final}: cannot be written: {error.strerror or error}") from error
-    _remove(*checkpoints(folder)[:-KEEP])
+    # Later ones are of a training that this one went back behind, as they were damaged.
+    older = [path for path in checkpoints(folder) if path <= final]
+    _remove(*(path for path in checkpoints(folder) if path > final), *older[:-KEEP])
     return final
 
 

@@ -119,18 +119,15 @@ class RunFolder:
             for follower in self._followers:
                 follower.close()
         with suppress(OSError):  # a folder that has gone; what failed before is what is told
+            if not self._kept:
+                for name in (IDENTITY, "recipe.yaml", "events.jsonl"):
+                    (self.path / name).unlink(missing_ok=True)
             (self.path / ".lock").unlink(missing_ok=True)  # before another can lock it
         os.close(self._lock)
         if not self._kept:
-            with suppress(OSError):
-                self._tidy()
-
-    def _tidy(self) -> None:
-        for name in (IDENTITY, "recipe.yaml", "events.jsonl"):
-            (self.path / name).unlink(missing_ok=True)
-        for folder in self._made:
-            if not any(folder.iterdir()):
-                folder.rmdir()
+            with suppress(OSError):  # one that is not empty stays
+                for folder in self._made:
+                    folder.rmdir()
 
     def keep(self) -> None:
         """From here on there is work in the folder that must not be lost."""
@@ -257,21 +254,34 @@ def is_in_use(path: Path) -> bool:
 
 
 def _lock(path: Path) -> int:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-    for patience_s in (LOOK_S, None):
+    """Return the folder's lock, held by this process alone for as long as it is open."""
+    waited = False
+    while True:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
         except OSError as error:
-            if patience_s is None:
-                os.close(handle)
+            os.close(handle)
+            if waited:
                 raise OutputError(f"{path}: another process is working in this folder") from error
-            time.sleep(patience_s)
-    return handle
+            waited = True
+            time.sleep(LOOK_S)
+            continue
+        if _is_at(handle, path / ".lock"):
+            return handle
+        os.close(handle)  # whoever held it has removed it since it was opened
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether an open file is the one at ``path``."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except OSError:
+        return False
 
 
 def _end(error: BaseException | None) -> str:

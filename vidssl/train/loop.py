@@ -5,6 +5,7 @@ checkpoint when asked to, and go back a little when numbers are no numbers any m
 process must do, all do in the same step.
 """
 
+import os
 import resource
 import signal
 import time
@@ -83,7 +84,7 @@ def fit(
             if (words := _memory_words(error, trainer)) is None:
                 raise
             raise RecipeError(words) from error
-    if trainer.step < trainer.plan.steps:
+    if trainer.step < trainer.plan.steps or trainer.wished == STOP:
         raise Interrupted(f"stopped at step {trainer.step} of {trainer.plan.steps}")
 
 
@@ -114,6 +115,7 @@ def _steps(
         except NotFiniteError as fault:
             rollback.go_back(fault)
             log.remark(f"{fault}: back to before step {trainer.skipped[-1][0]}, which is left out")
+            log.clock = time.perf_counter()  # what was undone is no part of the next step
             continue
         watch.beat(trainer.step)
         log.step(scalars, wait_s)
@@ -258,17 +260,19 @@ def _waiting(batches: Iterable[Raw]) -> Iterator[tuple[Raw, float]]:
 def _stop_signals() -> Iterator[list[int]]:
     """Give a list that fills when the process is asked to stop.
 
-    A second Ctrl-C stops at once; a batch system's second signal does not, which may follow its
-    first while the checkpoint is written.
+    A second Ctrl-C stops at once, which a launcher passes on as SIGTERM; a batch system's second
+    signal does not, which may follow its first while the checkpoint is written.
     """
     caught: list[int] = []
+    is_launched = "TORCHELASTIC_RUN_ID" in os.environ
 
     def note(number: int, frame: FrameType | None) -> None:
-        if caught and number == signal.SIGINT:
+        passed_on = is_launched and caught[:1] == [signal.SIGINT] and number == signal.SIGTERM
+        if (caught and number == signal.SIGINT) or passed_on:
             raise KeyboardInterrupt
         caught.append(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
     try:
         before = [signal.signal(number, note) for number in numbers]
     except ValueError:  # not the main thread: whoever owns it decides

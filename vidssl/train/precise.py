@@ -47,8 +47,11 @@ def _join(norm: nn.BatchNorm3d) -> None:
     """Bring the statistics of all processes together, by the law of total variance."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    sums = torch.stack([norm.running_mean, norm.running_var + norm.running_mean.square()])
-    dist.all_reduce(sums)
-    mean, square = sums / world_size()
+    mean = norm.running_mean.clone()
+    dist.all_reduce(mean)
+    mean /= world_size()
+    # Not the mean of squares less the square of means, which cancels where means are large.
+    var = norm.running_var + (norm.running_mean - mean).square()
+    dist.all_reduce(var)
     norm.running_mean.copy_(mean)
-    norm.running_var.copy_(square - mean.square())
+    norm.running_var.copy_(var / world_size())

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from vidssl.errors import CheckpointError
+from vidssl.nn.distributed import world_size
 from vidssl.train import checkpoint
-from vidssl.train.folder import read_log
+from vidssl.train.folder import read_events, read_log
 from vidssl.train.rollback import on_cpu
 from vidssl.train.trainer import Trainer
 
@@ -44,7 +45,8 @@ def prove(
     """Do ``steps`` steps twice from the oldest checkpoint of a run, and compare all that there is.
 
     The two with each other: clips, losses, learning rates and the whole state. And with what the
-    run did at the time: the losses in its log, and its later checkpoints. Nothing is written.
+    run did at the time: the losses in its log, and its later checkpoints. It ends before a step
+    that the run undid. Nothing is written.
 
     Raises:
         CheckpointError: if there is no whole checkpoint with steps after it.
@@ -56,7 +58,15 @@ def prove(
         raise CheckpointError(f"{folder}: holds no checkpoint with steps left to do again")
     start = begun[0]
     first = states[start]["step"]
-    last = min(first + steps, trainer.plan.steps)
+    processes = states[start].get("card", {}).get("processes", world_size())
+    if processes != world_size():
+        raise CheckpointError(
+            f"{folder}: {processes} processes trained together, here are {world_size()}: only as "
+            f"many do the same steps again (--gpus {processes} on one machine)"
+        )
+    last = min([first + steps, trainer.plan.steps, *_undone_from(folder, first)])
+    if last == first:
+        raise CheckpointError(f"{start}: the step after it was undone; there is none to do again")
     later = {states[path]["step"]: states[path] for path in paths if path != start}
     runs = [
         _replay(trainer, batches, prepare, identify, states[start], last, set(later))
@@ -79,6 +89,12 @@ def prove(
     for step in passed:
         differences += _different(later[step], runs[0].states[step], f"checkpoint {step}")
     return Proof(start, first, last, len(logged), passed, differences)
+
+
+def _undone_from(folder: Path, first: int) -> list[int]:
+    """Return the first steps of all stretches that the run undid, from ``first`` on."""
+    undone = [event for event in read_events(folder) if event["event"] == "rolled back"]
+    return [max(first, event["first"]) for event in undone if event["last"] >= first]
 
 
 @dataclass

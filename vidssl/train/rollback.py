@@ -11,10 +11,12 @@ than one that never stopped.
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from vidssl.errors import OutputError
 from vidssl.files import write_text
 from vidssl.nn.distributed import rank
 from vidssl.train.folder import RunFolder
@@ -30,8 +32,6 @@ class Rollback:
     def __init__(self, trainer: Trainer, folder: RunFolder, identify: Identify) -> None:
         """Make the first copy."""
         self.trainer, self.folder, self.identify = trainer, folder, identify
-        self.in_a_row = 0
-        self.last_fault = -1
         self.keep()
 
     def keep(self) -> None:
@@ -66,22 +66,39 @@ class Rollback:
         """
         trainer, plan = self.trainer, self.trainer.plan
         first, last = self.state["step"], self.since[-1][0]
-        clean = first - self.last_fault > plan.save_every
-        self.in_a_row = 1 if clean else self.in_a_row + 1
-        self.last_fault = last
-        if self.in_a_row > plan.rollbacks:
-            again = f", {self.in_a_row} times in short order" if plan.rollbacks else ""
+        in_a_row = self._in_a_row(first)
+        if in_a_row > plan.rollbacks:
+            again = f", {in_a_row} times in short order" if plan.rollbacks else ""
             raise NotFiniteError(f"{fault}{again}; the last checkpoint is older") from fault
         name = f"rolled-back/step-{last:09d}-rank-{rank()}.json"
         told = {"reason": str(fault), "first": first, "last": last}
         clips = [{"step": step, "clips": found} for step, found in self.since]
-        (self.folder.path / name).parent.mkdir(exist_ok=True)
+        self._make_folder((self.folder.path / name).parent)
         write_text(self.folder.path / name, json.dumps({**told, "steps": clips}, indent=1) + "\n")
         if rank() == 0:
             self.folder.event("rolled back", **told, clips=name)
         trainer.restore(self.state)
         trainer.skip(first, last)
         self._copy()
+
+    def _in_a_row(self, first: int) -> int:
+        """Return how many stretches were undone in short order, with the one from ``first`` on.
+
+        The state tells: a run that is started again counts on.
+        """
+        count, begin = 1, first
+        for undone_from, undone_to in reversed(self.trainer.skipped):
+            if begin - undone_to > self.trainer.plan.save_every:
+                break
+            count, begin = count + 1, undone_from
+        return count
+
+    @staticmethod
+    def _make_folder(path: Path) -> None:
+        try:
+            path.mkdir(exist_ok=True)  # a run's folder that has vanished is not made anew
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def on_cpu(value: Any) -> Any:

@@ -9,9 +9,10 @@ import copy
 import inspect
 import math
 import os
+import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from vidssl.backbones import Encoder
 from vidssl.errors import CheckpointError
-from vidssl.nn.distributed import rank, world_size
+from vidssl.nn.distributed import gather, on_any, rank
 from vidssl.nn.layout import laid_out
 from vidssl.nn.momentum import follow, frozen_copy
 from vidssl.nn.step import StepOutput
@@ -78,7 +79,7 @@ class Trainer:
         self.optimizer = optimizer(module, plan.optim)
         self.lr_at = schedule(plan.optim)
         self.half = half_type(plan.precision, device)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.half == torch.float16)
+        self.scaler = self._fresh_scaler()
         self.step = 0
         self.skipped: list[tuple[int, int]] = []
         """First and last step of each stretch that was undone, as :meth:`skip` was told."""
@@ -123,11 +124,13 @@ class Trainer:
     ) -> dict[str, float | Tensor]:
         """Do one step; return loss, learning rate, gradient norm and the method's scalars.
 
+        The loss is the mean of all processes', the method's scalars are this process's own.
         ``wish`` says what this process wants; all then know the greatest wish in ``wished``.
 
         Raises:
-            NotFiniteError: if loss or gradient is not finite on any process; no parameter has
-                been changed by it then.
+            NotFiniteError: if loss or gradient is not finite on any process. The optimizer has
+                changed no parameter by it then; what changes in the forward pass, such as running
+                statistics and a momentum encoder, has, and :meth:`restore` undoes that.
         """
         torch.manual_seed(self.plan.seed * 1_000_003 + self.step * 1009 + rank())
         lr = self.lr_at(self.step / self.plan.steps)
@@ -199,10 +202,15 @@ class Trainer:
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         if self.average is not None:
             load_into(self.average, state["average"], "the checkpoint's averaged weights")
+        # A new one: the old may be in the middle of a step, of which its state does not tell.
+        self.scaler = self._fresh_scaler()
         if "scaler" in state and self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         self.skipped = [(first, last) for first, last in state.get("skipped", [])]
         self.step = state["step"]
+
+    def _fresh_scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.device.type, enabled=self.half == torch.float16)
 
     def require_finite_weights(self) -> None:
         """Refuse weights or buffers that are not finite, on whichever process they are.
@@ -216,16 +224,17 @@ class Trainer:
         good = sums.isfinite().tolist()
         suspects = (n for n, is_good in zip(values, good, strict=True) if not is_good)
         bad = next((n for n in suspects if not values[n].isfinite().all()), "")
-        if _greatest([float(bool(bad))], self.device)[0]:
+        if on_any(bool(bad), self.device):
             where = bad or "a weight of another process"
             raise NotFiniteError(f"{where} is not finite after step {self.step - 1}{HELP}")
 
     def _agree(self, loss: Tensor, norm: Tensor, wish: int) -> tuple[float, float]:
-        """Return loss and gradient norm once all processes know that both are finite."""
+        """Return mean loss and gradient norm once all processes know that both are finite."""
         values = torch.stack([loss.float(), norm.float()]).tolist()  # the one wait for a GPU
-        bad = [float(not math.isfinite(value)) for value in values]
-        *bad_anywhere, greatest = _greatest([*bad, float(wish)], self.device)
-        self.wished = int(greatest)
+        everyone = _everyone([*values, float(wish)], self.device)
+        losses, norms, wishes = zip(*everyone, strict=True)
+        bad_anywhere = [not all(map(math.isfinite, found)) for found in (losses, norms)]
+        self.wished = int(max(wishes))
         # In half precision a gradient may overflow: the step is left out, and the scale lowered.
         overflows = self.scaler.is_enabled() and self.scaler.get_scale() > 1
         names = ("loss",) if overflows else ("loss", "gradient norm")
@@ -233,7 +242,7 @@ class Trainer:
             if is_bad:
                 shown = "not finite on another process" if math.isfinite(value) else value
                 raise NotFiniteError(f"the {name} became {shown} at step {self.step}{HELP}")
-        return values[0], values[1]
+        return statistics.fmean(losses), values[1]
 
     def _clip(self) -> Tensor:
         trained = [p for p in self.module.parameters() if p.grad is not None]
@@ -269,13 +278,10 @@ def device_of(choice: str = "auto") -> torch.device:
     return torch.device("cuda", index)
 
 
-def _greatest(values: list[float], device: torch.device) -> list[float]:
-    """Return the greatest of each value over all processes."""
-    if world_size() == 1:
-        return values
-    greatest = torch.tensor(values, device=device)
-    dist.all_reduce(greatest, dist.ReduceOp.MAX)
-    return cast(list[float], greatest.tolist())
+def _everyone(values: list[float], device: torch.device) -> list[list[float]]:
+    """Return the values of each process."""
+    found: list[list[float]] = gather(torch.tensor([values], device=device)).tolist()
+    return found
 
 
 def _encoders(module: nn.Module) -> Iterator[Encoder]:

@@ -235,7 +235,7 @@ class _Guard:
             stands_s = self.watch.stands_s()
             if self.left or stands_s < min(self.patience_s, ERROR_GRACE_S):
                 continue
-            erred = [beat for beat in self.beats.values() if beat.left]
+            erred = [beat for beat in list(self.beats.values()) if beat.left]
             if stands_s > self.patience_s and not self._waits_for_pause():
                 self._end_process(self._gone() or self._behind())
             elif erred and stands_s > self.patience_s / 4:
@@ -244,27 +244,28 @@ class _Guard:
     def _waits_for_pause(self) -> bool:
         """Whether another process is alive and takes its time for a reason."""
         gone = {beat.rank for beat in self._gone()}
-        return any(beat.paused and beat.rank not in gone for beat in self.beats.values())
+        return any(beat.paused and beat.rank not in gone for beat in list(self.beats.values()))
 
     def _gone(self) -> list[Beat]:
         """Return the processes that have ended with an error, or give no sign of life."""
         now = time.monotonic()
         if self.rank != 0 and now - self.answered > self.silent_s:  # rank 0 has the store
             return [self.beats.get(0, Beat(0, self.watch.step, 0, _server(), 0))]
-        others = [other for other in self.changed if other != self.rank]
-        silent = {other for other in others if now - self.changed[other] > self.silent_s}
-        beats = [self.beats.get(other, Beat(other, 0, 0, "?", 0)) for other in others]
+        changed, beats_now = self.changed.copy(), self.beats.copy()  # the other thread goes on
+        others = [other for other in changed if other != self.rank]
+        silent = {other for other in others if now - changed[other] > self.silent_s}
+        beats = [beats_now.get(other, Beat(other, 0, 0, "?", 0)) for other in others]
         return [beat for beat in beats if beat.left or (beat.rank in silent and not beat.done)]
 
     def _behind(self) -> list[Beat]:
         """Return the processes at the lowest step, of them rather those that wait for nobody."""
-        there = [beat for beat in self.beats.values() if not beat.done]
+        there = [beat for beat in list(self.beats.values()) if not beat.done]
         lowest = [beat for beat in there if beat.step == min(b.step for b in there)]
         return [beat for beat in lowest if not beat.waits] or self._finished() or lowest
 
     def _finished(self) -> list[Beat]:
         """Return the processes that have ended without an error, which others may wait for."""
-        return [beat for beat in self.beats.values() if beat.done]
+        return [beat for beat in list(self.beats.values()) if beat.done]
 
     def _words(self, blamed: Sequence[Beat]) -> str:
         stands = f"rank {self.rank} stands still at step {self.watch.step}"
