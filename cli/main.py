@@ -14,6 +14,7 @@ from .index import index
 from .models import models
 from .playground import playground
 from .pretrain import pretrain
+from .propose import propose
 from .recipes import recipes
 from .report import report
 from .runs import runs
@@ -36,6 +37,7 @@ app.command()(transcode)
 app.command()(sample)
 app.command()(pretrain)
 app.command()(finetune)
+app.command()(propose)
 app.command("extract-features")(extract_features)
 app.command("eval-ava")(eval_ava)
 app.command("eval-tubes")(eval_tubes)

@@ -43,10 +43,16 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         | {"--encoder", "--annotations", "--labels", "--boxes", "--excluded", "--bank"}
         | {"--time-origin"},
     ),
+    "propose": (
+        [],
+        JSON
+        | {"--out", "--videos", "--detector", "--model", "--times", "--every", "--min-score"}
+        | {"--class", "--short-side", "--workers", "--time-origin", "--max-failed", "--track"}
+        | {"--iou", "--peak-score", "--min-length", "--gap"},
+    ),
     "extract-features": (
         ["recipe"],
-        RECIPE
-        | {"--encoder", "--videos", "--boxes", "--out", "--time-origin", "--gpus", "--part"},
+        RECIPE | {"--encoder", "--videos", "--boxes", "--out", "--time-origin", "--gpus", "--part"},
     ),
     "eval-ava": (
         [],
