@@ -313,6 +313,60 @@ def test_the_fast_score_equals_the_slow_one(protocol: Protocol, seed: int, tied:
     assert score.mean_ap == pytest.approx(sum(present) / len(present))
 
 
+@pytest.mark.parametrize("classes", [60, 80])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("seed", range(2))
+def test_what_files_may_not_hold_is_scored_in_memory_as_the_programs_do(
+    protocol: Protocol, seed: int, classes: int, shared_data: Path
+) -> None:
+    # Boxes that leave the frame, scores that are no number, rows twice, AVA's lists of 60 and 80;
+    # the rows are of few actions, so that most classes are empty on one side or on both.
+    name = {60: "ava_action_list_v2.2_for_activitynet_2019", 80: "ava_action_list_v2.2"}[classes]
+    labels = read_labels(shared_data / "ava_annotations" / f"{name}.pbtxt")
+    assert len(labels.ids) == classes
+    rng = np.random.default_rng(seed)
+    truth, found = (
+        [
+            (video, seconds, tuple(2 * side - 0.5 for side in box), 3 * action, last)
+            for video, seconds, box, action, last in random_rows(rng, count, 4, 26, tied=True)
+        ]
+        for count in (120, 900)
+    )
+    truth = [(*row[:4], float(round(4 * row[4]))) for row in truth]
+    found = [(*row[:4], math.nan if at % 53 == 0 else row[4]) for at, row in enumerate(found)]
+    found += found[:40]
+    # One key frame is not annotated, another is excluded.
+    truth = [row for row in truth if row[:2] != ("a", 0.0)]
+    excluded: Frames = frozenset({("b", 2.0)})
+    expected = slow_mean_ap(truth, found, set(labels.ids), protocol, excluded)
+    tables = annotations_of(truth), Predictions(*columns_of(found))
+    score = mean_ap(*tables, labels, protocol=protocol, excluded=excluded)
+    assert score.ap == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    assert score.mean_ap > 0
+
+
+def test_constant_scores_give_the_frequency_of_the_class() -> None:
+    # The right box in every frame with one score for every class: at any recall the precision is
+    # the share of annotated frames that have the class, but for chance at the start of the curve.
+    rng = np.random.default_rng(7)
+    box = (0.1, 0.1, 0.5, 0.5)
+    shares = {1: 0.1, 2: 0.5, 3: 0.9}
+    truth: list[Row] = [
+        ("a", float(frame), box, label, 0.0)
+        for frame in range(20_000)
+        for label, share in shares.items()
+        if rng.random() < share
+    ]
+    found: list[Row] = [
+        ("a", float(frame), box, label, 0.5) for frame in range(20_000) for label in shares
+    ]
+    score = mean_ap(
+        annotations_of(truth), Predictions(*columns_of(found)), LabelMap({1: "a", 2: "b", 3: "c"})
+    )
+    frequency = {label: count / score.expected for label, count in score.positives.items()}
+    assert score.ap == pytest.approx(frequency, abs=0.01)
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("seed", range(5))
 def test_the_ground_truth_scores_1(protocol: Protocol, seed: int) -> None:
