@@ -17,8 +17,8 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-SHOWN = 50
-"""Problems that the terminal gets; --json has all."""
+SHOWN = 20
+"""Problems of each file that the terminal gets; --json has all."""
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
@@ -139,10 +139,13 @@ def _say_import(result: "ImportResult") -> None:
 
 def _show(report: "Report") -> None:
     for kind, found in (("problem", report.problems), ("warning", report.warnings)):
-        for finding in found[:SHOWN]:
-            _common.say(f"{kind}: {finding}")
-        if len(found) > SHOWN:
-            _common.say(f"... and {len(found) - SHOWN} more {kind}s (--json has all)")
+        for file in dict.fromkeys(finding.file for finding in found):
+            own = [finding for finding in found if finding.file == file]
+            for finding in own[:SHOWN]:
+                _common.say(f"{kind}: {finding}")
+            if len(own) > SHOWN:
+                more = f"{len(own) - SHOWN} more {kind}s of {file}"
+                _common.say(f"... and {more} (--json has all)")
     for line in report.summary:
         _common.say(line)
     verdict = "sound" if not report.problems else "not sound"

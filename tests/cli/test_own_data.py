@@ -123,10 +123,11 @@ def test_all_mistakes_of_all_files_are_told_at_once(cli: Cli, data: Data) -> Non
 
 def test_more_than_twenty_mistakes_are_all_in_the_json(cli: Cli, data: Data) -> None:
     rows = [f"park,{n:04d},0.9,0.1,0.3,0.5,1,0" for n in range(60)]
-    arguments = data(*rows)
-    assert len(report(cli, *arguments, code=2)["problems"]) == 60
+    arguments = data(*rows, boxes=["park,0001,0.9,0.1,0.3,0.5,,1"])
+    assert len(report(cli, *arguments, code=2)["problems"]) == 61
     shown = cli("ava", "validate", *arguments).stdout
-    assert "... and 10 more problems (--json has all)" in shown
+    assert "... and 40 more problems of train.csv (--json has all)" in shown
+    assert "problem: boxes.csv:1: empty box" in shown
 
 
 def test_labels_counted_from_0_are_told_of(cli: Cli, data: Data) -> None:
