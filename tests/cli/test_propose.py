@@ -214,3 +214,38 @@ def test_tracking_refuses_what_is_no_boxes_and_what_keeps_none(
     Path("tracked.tracks.csv").write_text("")
     message = refused("propose", "--track", boxes, *out)
     assert "tracked.tracks.csv: is there already" in message
+
+
+def test_a_broken_video_is_told_of_and_counted(
+    cli: Cli, detecting: list[object], playground_copy: Path, tmp_path: Path
+) -> None:
+    videos = playground_copy / "videos"
+    broken, gone = sorted(videos.iterdir())[:2]
+    broken.write_bytes(broken.read_bytes()[:200])
+    detecting[detecting.index("--videos") + 1] = videos
+    result = cli(*detecting, "--out", tmp_path / "every.csv")
+    assert result.exit_code == 0, result.output
+    assert f"failed: {broken.stem}: " in result.stdout
+    assert broken.stem not in (tmp_path / "every.csv").read_text()
+
+    # Asked for by name, its key frames count.
+    gone.unlink()
+    times = tmp_path / "times.csv"
+    kept = sorted(videos.iterdir())[-1].stem
+    times.write_text(f"{broken.stem},0002\n{kept},0002\n{kept},0004\n{gone.stem},0002\n")
+    result = cli(*detecting, "--times", times, "--out", tmp_path / "some.csv")
+    assert result.exit_code == 3, result.output
+    assert "not readable: 2" in result.stdout
+    assert "2 of 4 key frames failed, more than 1.00%" in result.stderr
+    assert f"failed: {gone.stem}: no such video" in result.stdout
+    options = ["--max-failed", 0.5, "--out", tmp_path / "allowed.csv"]
+    assert cli(*detecting, "--times", times, *options).exit_code == 0
+
+
+def test_decoding_beside_gives_the_same_boxes(
+    cli: Cli, detecting: list[object], tmp_path: Path
+) -> None:
+    assert cli(*detecting, "--out", tmp_path / "here.csv").exit_code == 0
+    detecting[detecting.index("--workers") + 1] = 2
+    assert cli(*detecting, "--out", tmp_path / "beside.csv").exit_code == 0
+    assert (tmp_path / "here.csv").read_text() == (tmp_path / "beside.csv").read_text()

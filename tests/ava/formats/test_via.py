@@ -172,3 +172,11 @@ def test_what_is_no_json_is_refused_in_words(tmp_path: Path, text: str, expected
     with pytest.raises(AnnotationError) as error:
         read(path, HINTS)
     assert expected in str(error.value)
+
+
+def test_a_file_that_would_fill_the_memory_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "project.json"
+    with path.open("wb") as file:
+        file.truncate(2**31)  # takes no room on the disk
+    with pytest.raises(AnnotationError, match="too large: expected at most 1,073,741,824 bytes"):
+        read(path, HINTS)
