@@ -19,6 +19,7 @@ Box = tuple[float, float, float, float]
 DECIMALS = 6  # of what is written: a millionth of the picture, a microsecond
 ROUNDING_S = 1e-6  # times this close are one
 MOST = 10_000_000  # key frames of one person: four months of them, each second
+DIGITS = 18  # of a number that a column of person ids can hold
 LEEWAY_S = 2e-6  # so long a moment without any length lasts
 
 
@@ -192,7 +193,10 @@ def _inside(box: Box) -> Box:
 def _numbers(tracks: Sequence[Track]) -> dict[tuple[str, str | None], int]:
     """Return each person's number, by video and the tool's name for them."""
     named = dict.fromkeys((t.video, t.person) for t in tracks if t.person is not None)
-    if all(name is not None and name.isascii() and name.isdigit() for _, name in named):
+    if all(
+        name is not None and name.isascii() and name.isdigit() and len(name) < DIGITS
+        for _, name in named
+    ):
         return {key: int(key[1] or 0) for key in named}
     numbers: dict[tuple[str, str | None], int] = {}
     counts: dict[str, int] = {}

@@ -9,7 +9,7 @@ import numpy as np
 from vidssl.ava.explain import explain_zero
 from vidssl.ava.labels import LabelMap, read_labels
 from vidssl.ava.mean_ap import mean_ap
-from vidssl.ava.origins import SLACK_S, parse_origin, summary, told
+from vidssl.ava.origins import SLACK_S, Stated, parse_origin, summary, told
 from vidssl.ava.soundness import (
     ANNOTATIONS,
     EXCLUDED,
@@ -73,9 +73,9 @@ def run(
     """Look at all files, and at the videos of the SOURCE if there is one.
 
     Raises:
-        SourceError: if ``videos`` names none.
         AnnotationError: if ``time_origin`` cannot be understood.
     """
+    stated = parse_origin(time_origin)
     findings = Findings()
     counts: dict[str, float] = {}
     labels = _labels(files.labels, findings)
@@ -101,7 +101,7 @@ def run(
     if (predicted := tables.get(PREDICTIONS)) is not None and len(predicted):
         _check_predictions(truth, predicted, labels, findings)
     if videos is not None:
-        origins = _check_videos(truth, videos, time_origin, progress, findings, counts)
+        origins = _check_videos(truth, videos, stated, progress, findings, counts)
         report.time_origins.extend(origins)
         report.summary.extend([told(origins)] if origins else [])
     return report
@@ -180,17 +180,20 @@ def _check_predictions(
 def _check_videos(
     truth: Table,
     source: str,
-    time_origin: str,
+    stated: Stated,
     progress: Progress,
     findings: Findings,
     counts: dict[str, float],
 ) -> list[dict[str, object]]:
     """Hold the key frames against their videos; return the time origins found."""
-    stated = parse_origin(time_origin)
     annotated = dict.fromkeys(truth.video.tolist())
     times_s = {video: truth.timestamp[truth.video == video] for video in annotated}
     with tempfile.TemporaryDirectory() as folder:
-        index = open_index(source, Path(folder) / "index.parquet", progress)
+        try:
+            index = open_index(source, Path(folder) / "index.parquet", progress)
+        except SourceError as error:
+            findings.problem(Path(source), str(error))
+            return []
         reasons = {video_id(path): why for path, why in set_aside(index).items()}
         there = _ids(index)
         try:
@@ -213,16 +216,9 @@ def _check_videos(
 
 
 def _ids(index: ClipIndex) -> set[str]:
-    """Return the ids of an index's videos.
-
-    Raises:
-        SourceError: if there are none.
-    """
-    found = {
+    """Return the ids of an index's videos."""
+    return {
         video_id(path)
         for part in read_tables(index.path, ["path"])
         for path in part["path"].to_pylist()
     }
-    if not found:
-        raise SourceError(f"{index.path}: no videos")
-    return found

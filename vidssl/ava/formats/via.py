@@ -155,7 +155,12 @@ class _Reader:
 
 def _attribute(node: Node) -> _Attribute:
     options = {key: str(one.value).strip() for key, one in node["options"].entries()}
-    return _Attribute(node["aname"].text("its name"), int(node["type"].value or 0), options)
+    return _Attribute(node["aname"].text("its name"), _type(node["type"]), options)
+
+
+def _type(node: Node) -> int:
+    value = node.number("the type of an attribute, a number")
+    return 0 if math.isnan(value) else int(value)
 
 
 def _video(content: Node, view: Node, faults: Faults) -> str:
