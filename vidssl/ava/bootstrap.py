@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vidssl.ava.sides import Sides, of
 
 DRAWS, SEED, LEVEL = 1_000, 0, 0.95
-AT_ONCE = 4_000_000  # numbers of one array, which bounds the memory
+AT_ONCE = 1_000_000  # numbers of one array, which bounds the memory
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def budget(sides: Sides, truth_box_M4: Boxes, found_box_N4: Boxes, labels: Label
 
 def sort_errors(sides: Sides, truth_box_M4: Boxes, found_box_N4: Boxes) -> Sorted:
     """Return what is wrong with each row; the boxes are those of all rows of the two files."""
-    row, iou = sides.best()
+    row, iou = sides.best
     is_true = first_claims(row, (iou >= ON) & (row >= 0))
     people = _people(sides, truth_box_M4)
     _, anyone = best_truth(*people, sides.found.frame, sides.found.box)

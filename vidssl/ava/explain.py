@@ -39,7 +39,7 @@ def explain_classes(
     sides: Sides, predictions: Predictions, ap: Mapping[int, float], labels: LabelMap
 ) -> list[str]:
     """Return why single classes score 0: a line for each reason, with some of its classes."""
-    iou = sides.best()[1]
+    iou = sides.best[1]
     known = sides.counts[sides.found_frame]
     reasons: dict[str, list[int]] = {}
     for label, value in ap.items():

@@ -103,7 +103,7 @@ def score_of(sides: Sides, labels: LabelMap, iou_threshold: float = 0.5) -> Scor
 
 def right(sides: Sides, iou_threshold: float = 0.5) -> NDArray[np.bool_]:
     """Return which predictions are the first to claim what they overlap most, ``(N,)``."""
-    row, iou = sides.best()
+    row, iou = sides.best
     return first_claims(row, (iou >= iou_threshold) & (row >= 0))
 
 
@@ -113,7 +113,7 @@ def over_thresholds(sides: Sides, labels: LabelMap) -> dict[float, float]:
     COCO's thresholds alone: boxes claim, ties fall and the curve is measured as in the protocol,
     where COCO passes a claim on to the next best box and samples the curve at 101 recalls.
     """
-    row, iou = sides.best()
+    row, iou = sides.best
     means = {}
     for threshold in COCO:
         is_true = first_claims(row, (iou >= threshold) & (row >= 0))

@@ -6,6 +6,7 @@ Array suffixes: N rows, F key frames.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -49,8 +50,9 @@ class Sides:
     protocol: Protocol
     exclusions: int
 
+    @cached_property
     def best(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return the row of ``truth`` that each row of ``found`` overlaps most, and the IoU.
+        """The row of ``truth`` that each row of ``found`` overlaps most, and the IoU.
 
         ``(N,)`` both; of one frame and action only, the row -1 where there is none.
         """
