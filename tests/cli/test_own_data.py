@@ -229,6 +229,15 @@ def test_a_missing_file_is_one_problem_among_the_others(cli: Cli, data: Data, op
     assert any(f"no such file; did you mean {path.name!r}?" in line for line in lines)
 
 
+def test_folders_and_absent_videos_are_problems_too(cli: Cli, data: Data) -> None:
+    arguments = data()
+    lines = told(report(cli, *arguments, "--boxes", ".", "--videos", "nowhere", code=2)["problems"])
+    assert lines == [
+        ".:None: cannot be read: Is a directory",
+        "nowhere:None: no such file or folder",
+    ]
+
+
 # --- import
 
 

@@ -65,11 +65,11 @@ class Findings:
 
     def problem(self, path: Path, what: str, line: int | None = None) -> None:
         """Note a mistake."""
-        self.problems.append(Finding(path.name, what, line))
+        self.problems.append(Finding(path.name or str(path), what, line))
 
     def warning(self, path: Path, what: str, line: int | None = None) -> None:
         """Note what may be meant so."""
-        self.warnings.append(Finding(path.name, what, line))
+        self.warnings.append(Finding(path.name or str(path), what, line))
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,7 @@ def _check_videos(
         try:
             index = open_index(source, Path(folder) / "index.parquet", progress)
         except SourceError as error:
-            findings.problem(Path(source), str(error))
+            findings.problem(Path(source), str(error).removeprefix(f"{source}: "))
             return []
         reasons = {video_id(path): why for path, why in set_aside(index).items()}
         there = _ids(index)
