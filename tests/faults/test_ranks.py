@@ -101,22 +101,21 @@ def command(tiny: dict[str, Path], index: Path) -> Callable[[Path], list[object]
 
 
 @pytest.fixture(scope="module")
-def straight(
-    tiny: dict[str, Path], index: Path, tmp_path_factory: pytest.TempPathFactory
-) -> list[tuple[int, float]]:
-    """Steps and losses of two processes that nothing happens to."""
+def straight(tiny: dict[str, Path], index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes that nothing happens to."""
     out = tmp_path_factory.mktemp("straight") / "run"
     done = subprocess.run(
         [
             *(VIDSSL, "pretrain", tiny["pretrain"], "--videos", index, "--out", out),
-            *("--steps", str(STEPS), "--set", "optim.batch=4", "--gpus", "2"),
+            *("--steps", str(STEPS), "--set", "optim.batch=4", "--set", "save_every=2"),
+            *("--gpus", "2"),
         ],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    return losses(out)
+    return out
 
 
 def losses(run: Path) -> list[tuple[int, float]]:
@@ -128,7 +127,7 @@ def losses(run: Path) -> list[tuple[int, float]]:
 def test_a_killed_rank_costs_a_restart_and_nothing_else(
     start: Start,
     command: Callable[[Path], list[object]],
-    straight: list[tuple[int, float]],
+    straight: Path,
     tmp_path: Path,
     starter: str,
 ) -> None:
@@ -147,8 +146,8 @@ def test_a_killed_rank_costs_a_restart_and_nothing_else(
     starts = [event["step"] for event in read_events(run) if event["event"] == "start"]
     assert len(starts) == 2
     assert 2 <= starts[1] < STEPS
-    assert losses(run) == straight
-    assert [step for step, _ in straight] == list(range(STEPS))
+    assert losses(run) == losses(straight)
+    assert [step for step, _ in losses(straight)] == list(range(STEPS))
     if starter == "gpus":
         assert "rank 1 was ended by SIGKILL" in told
         assert "all start again from the last checkpoint (1 of 1)" in told
@@ -169,6 +168,26 @@ def test_processes_whose_launcher_is_killed_save_and_end(
     until(lambda: not both.pids(), 30)
     assert [event["event"] for event in read_events(run)][-1] == "interrupted"
     assert 0 < len(read_log(run)) < STEPS
+
+
+@pytest.mark.slow
+def test_two_processes_prove_their_resume_and_one_does_not(
+    command: Callable[[Path], list[object]], straight: Path
+) -> None:
+    def said(*more: object) -> "subprocess.CompletedProcess[str]":
+        words = [*command(straight), "--resume-prove", 3, *more]
+        return subprocess.run(
+            [VIDSSL, *map(str, words)], env=ENVIRONMENT, capture_output=True, text=True
+        )
+
+    before = {path: path.read_bytes() for path in straight.rglob("*") if path.is_file()}
+    proof = said("--gpus", 2)
+    assert proof.returncode == 0, proof.stderr
+    assert ": all equal" in proof.stdout
+    alone = said()
+    assert alone.returncode == 2
+    assert "2 processes trained together, here are 1" in alone.stderr
+    assert {path: path.read_bytes() for path in straight.rglob("*") if path.is_file()} == before
 
 
 def free() -> int:

@@ -216,6 +216,11 @@ def test_a_disk_that_fills_up_ends_the_run_and_the_last_checkpoint_stays(tmp_pat
     def filling(first: int, last: int) -> Iterator[Tensor]:
         for step, batch in enumerate(feed(first, last)):
             if step == 5:
+                give_up = time.monotonic() + 60
+                while checkpoints(run / "checkpoints")[-1].name != "step-000000004":
+                    assert time.monotonic() < give_up
+                    time.sleep(0.01)
+                time.sleep(0.1)  # the pointer to it follows
                 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
             yield batch
 

@@ -164,29 +164,30 @@ class Bank:
         if min(before_s, after_s) < 0 or steps * per_step < 1:
             raise ValueError(f"no window of {before_s} s + {after_s} s with {per_step} a step")
         size = steps * per_step
-        window = Window(
-            np.zeros((size, self.dim), np.float16),
-            np.zeros(size, np.float32),
-            np.zeros(size, np.bool_),
-        )
+        offset_s, mask = np.zeros(size, np.float32), np.zeros(size, np.bool_)
         code = self._code.get(video)
         if code is None:
-            return window
+            return Window(np.zeros((size, self.dim), np.float16), offset_s, mask)
 
         first, last = self._between(code, second - before_s - 0.5, second + after_s - 0.5)
-        offset_s = self._index.second[first:last] - second
+        away_s = self._index.second[first:last] - second
         # The clip mends a sum that rounds to the far edge of the window.
-        step = np.floor(offset_s + before_s + 0.5).astype(np.int64).clip(0, steps - 1)
+        step = np.floor(away_s + before_s + 0.5).astype(np.int64).clip(0, steps - 1)
         if pick == "top":
             priority = -self._index.score[first:last]
         else:
             priority = np.random.default_rng(seed).random(last - first, np.float32)
         taken, slot = choose(step, priority, per_step)
-        if len(taken):
-            window.features[slot] = self._features(code)[self._index.row[first:last][taken]]
-            window.offset_s[slot] = offset_s[taken]
-            window.mask[slot] = True
-        return window
+        if not len(taken):
+            return Window(np.zeros((size, self.dim), np.float16), offset_s, mask)
+        offset_s[slot], mask[slot] = away_s[taken], True
+        # Copied once, straight to their places; what is not there is emptied afterwards.
+        row = np.zeros(size, np.int64)
+        row[slot] = self._index.row[first:last][taken]
+        features = np.empty((size, self.dim), np.float16)
+        np.take(self._features(code), row, axis=0, out=features, mode="clip")
+        features[~mask] = 0
+        return Window(features, offset_s, mask)
 
     def _between(self, code: int, from_s: float, until_s: float) -> tuple[int, int]:
         """Return the range of rows of a video with ``from_s <= second < until_s``."""
