@@ -171,7 +171,7 @@ def made_by(bank: Bank) -> dict[str, Any]:
     Of the decoder the name counts: its next version is not another one.
     """
     details = dict(bank.identity.details)
-    decoder = str(details.pop("decoder", "")).partition(" ")[0]
+    decoder = str(details.pop("decoder", "")).partition("-")[0]  # from "pyav-18.1.0"
     recipe = {
         key: value
         for key, value in dict(details.get("recipe", {})).items()
