@@ -14,6 +14,7 @@ from vidssl.detection.detector import (
     BankWindow,
     DetectionBatch,
     Detector,
+    FocalConfig,
     HeadConfig,
     detection_loss,
 )
@@ -57,6 +58,53 @@ def test_the_loss_is_the_mean_over_known_labels_by_hand() -> None:
     assert output.loss.item() == pytest.approx(math.log(32 / 3) / 3)
     assert output.scalars["positive_score"].item() == pytest.approx((1 / 2 + 3 / 4) / 2)
     assert output.scalars["negative_score"].item() == pytest.approx(3 / 4)
+
+
+def test_the_focal_loss_by_hand() -> None:
+    # As above: p of the three right answers 1/2, 1/4, 3/4; 1 - p squared 1/4, 9/16, 1/16.
+    logits = torch.tensor([[0.0, math.log(3)], [math.log(3), 0.0]])
+    labels = torch.tensor([[1, 0], [1, -1]])
+    parts = [math.log(2) / 4, math.log(4) * 9 / 16, math.log(4 / 3) / 16]
+    focal = detection_loss(logits, labels, FocalConfig(gamma=2)).loss.item()
+    assert focal == pytest.approx(sum(parts) / 3)
+    weighted = detection_loss(logits, labels, FocalConfig(gamma=2, alpha=0.25)).loss.item()
+    assert weighted == pytest.approx((parts[0] / 4 + parts[1] * 3 / 4 + parts[2] / 4) / 3)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_the_focal_loss_and_its_gradient_equal_the_formula_in_double(gamma: float) -> None:
+    torch.manual_seed(0)
+    logits = (4 * torch.randn(40, 5)).requires_grad_()
+    labels = torch.randint(0, 2, (40, 5))
+    detection_loss(logits, labels, FocalConfig(gamma=gamma, alpha=0.25)).loss.backward()  # type: ignore[no-untyped-call]
+    again = logits.detach().double().requires_grad_()
+    p = torch.where(labels == 1, again.sigmoid(), 1 - again.sigmoid())
+    alpha = torch.where(labels == 1, 0.25, 0.75)
+    expected = (-alpha * (1 - p) ** gamma * p.log()).mean()
+    expected.backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    assert again.grad is not None
+    torch.testing.assert_close(logits.grad.double(), again.grad, rtol=1e-4, atol=1e-8)
+
+
+def test_a_focal_loss_without_focus_is_the_cross_entropy_and_finite_where_certain() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(7, 5), torch.randint(-1, 2, (7, 5))
+    plain = detection_loss(logits, labels).loss
+    assert torch.equal(detection_loss(logits, labels, FocalConfig(gamma=0)).loss, plain)
+    certain = torch.tensor([[200.0, -200.0]], requires_grad=True)
+    for gamma in (0.5, 2.0):
+        output = detection_loss(certain, torch.tensor([[1, 1]]), FocalConfig(gamma=gamma))
+        output.loss.backward()  # type: ignore[no-untyped-call]
+        assert certain.grad is not None
+        assert certain.grad.isfinite().all()
+
+
+def test_a_recipe_s_detector_learns_by_its_focal_loss(make_encoder: Make) -> None:
+    torch.manual_seed(0)
+    head = HeadConfig.model_validate({"focal": {"gamma": 2.0}})
+    detector = Detector(make_encoder(), head, num_classes=5)
+    assert detector(batch_of([3, 2])).loss.item() == pytest.approx(math.log(2) / 4, abs=0.01)
 
 
 def test_half_precision_logits_make_a_full_precision_loss() -> None:
@@ -250,7 +298,7 @@ def test_an_operator_is_chosen_by_name_and_survives_being_written_down() -> None
     ("operator", "message"),
     [
         ({"name": "fbo_n"}, r"no 'fbo_n' in vidssl.detection.operators; did you mean 'fbo_nl'\? "
-         r"\(choices: fbo_nl\)"),
+         r"\(choices: fbo_avg, fbo_max, fbo_nl\)"),
         ({"name": "fbo_nl", "depth": 3}, r"depth\n  Extra inputs are not permitted"),
         ({"name": ["fbo_nl"]}, r"no \['fbo_nl'\] in vidssl.detection.operators"),
         ({"name": "fbo_nl", "window": {"after_s": 0}}, "greater than 0"),

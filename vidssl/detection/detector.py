@@ -17,7 +17,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from vidssl.backbones import Encoder
@@ -25,6 +25,23 @@ from vidssl.detection.operators import AnyOperator, BankOperator
 from vidssl.detection.roi_head import RoIHead, numbered
 from vidssl.nn.step import StepOutput
 from vidssl.section import Section
+
+LEAST = 1e-30
+
+
+class FocalConfig(Section):
+    """Focal loss (Lin et al., ICCV 2017, https://arxiv.org/abs/1708.02002), against rare classes.
+
+    A label's loss counts ``(1 - p) ** gamma`` times, p being the probability that its answer gets,
+    so that what is easy hardly counts. The paper sums over all and divides by the number of
+    positives; here it is the mean over known labels, as without it. On AVA mmaction2 reports 26.65
+    for it to 26.41 without (SlowFast R50 8x8, v2.2, temporal max-pool).
+    """
+
+    gamma: NonNegativeFloat = 2.0
+    """0 counts every label alike: the binary cross-entropy."""
+    alpha: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Weight of labels that are 1, and 1 - alpha of the others (the paper: 0.25); null: all 1."""
 
 
 class HeadConfig(Section):
@@ -37,6 +54,8 @@ class HeadConfig(Section):
     """RoIAlign with half-pixel alignment; models ported from Caffe2 were trained without."""
     operator: AnyOperator | None = None
     """How a feature bank is read; null trains without a bank."""
+    focal: FocalConfig | None = None
+    """Focal loss in place of binary cross-entropy."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +105,7 @@ class Detector(nn.Module):
         """
         super().__init__()
         self.encoder = encoder
+        self.focal = config.focal
         self.frozen = freeze_backbone
         if self.frozen:
             encoder.requires_grad_(False).eval()
@@ -146,7 +166,7 @@ class Detector(nn.Module):
         return logits_NK
 
     def forward(self, batch: DetectionBatch) -> StepOutput:
-        """Return the mean binary cross-entropy over all known labels, ln 2 at the start.
+        """Return the mean loss over all known labels; of binary cross-entropy ln 2 at the start.
 
         The scalars are the mean score of the labels that are 1, and of those that are 0; 0 if there
         are none. Without any known label the loss is 0 and every gradient zero rather than absent,
@@ -159,7 +179,7 @@ class Detector(nn.Module):
         if logits_NK.shape != batch.labels.shape:
             expected, found = tuple(logits_NK.shape), tuple(batch.labels.shape)
             raise ValueError(f"expected labels {expected}, got {found}")
-        return detection_loss(logits_NK, batch.labels)
+        return detection_loss(logits_NK, batch.labels, self.focal)
 
     def after_step(self, progress: float) -> None:
         """Do nothing; the trainer calls this after each step of whatever it trains."""
@@ -200,17 +220,33 @@ class Detector(nn.Module):
                 )
 
 
-def detection_loss(logits_NK: Tensor, labels_NK: Tensor) -> StepOutput:
-    """Return the mean binary cross-entropy of the labels that are not -1, and the mean scores."""
+def detection_loss(
+    logits_NK: Tensor, labels_NK: Tensor, focal: FocalConfig | None = None
+) -> StepOutput:
+    """Return the mean loss of the labels that are not -1, and the mean scores.
+
+    It is the binary cross-entropy, or made focal.
+    """
     logits_NK = logits_NK.float()  # half precision would round small losses away
     targets_NK = labels_NK.to(logits_NK)
     loss_NK = F.binary_cross_entropy_with_logits(logits_NK, targets_NK, reduction="none")
+    if focal is not None:
+        loss_NK = loss_NK * _focus(loss_NK, targets_NK, focal)
     scores_NK = logits_NK.detach().sigmoid()
     scalars = {
         "positive_score": mean_where(scores_NK, labels_NK == 1),
         "negative_score": mean_where(scores_NK, labels_NK == 0),
     }
     return StepOutput(mean_where(loss_NK, labels_NK >= 0), scalars)
+
+
+def _focus(loss_NK: Tensor, targets_NK: Tensor, focal: FocalConfig) -> Tensor:
+    """Return how much each label's cross-entropy counts; -log p is that cross-entropy."""
+    # 1 - p by expm1, as 1 - exp(-loss) would round it; a root of 0 has no gradient.
+    weights_NK: Tensor = (-torch.expm1(-loss_NK)).clamp(min=LEAST).pow(focal.gamma)
+    if focal.alpha is None:
+        return weights_NK
+    return weights_NK * torch.where(targets_NK == 1, focal.alpha, 1 - focal.alpha)
 
 
 def mean_where(values: Tensor, mask: Tensor) -> Tensor:
