@@ -124,9 +124,13 @@ def _show_detail(detail: "Detail") -> None:
 
 
 def _compare(result: "EvalResult", earlier: "Earlier", differ: list[str]) -> None:
+    from vidssl.ava.fingerprint import NOT_SAID
+
     _common.say(f"mAP: {_number(result.mean_ap)}, in {earlier.name} {_number(earlier.mean_ap)}")
     if not differ:
-        _common.say("both were scored alike")
+        unsaid = [key for key, value in result.protocol.items() if value == NOT_SAID]
+        more = f"; not said by either: {', '.join(unsaid)}" if unsaid else ""
+        _common.say(f"both were scored alike{more}")
         return
     _common.say("NOT COMPARABLE, scored differently (before and now):")
     for line in differ:

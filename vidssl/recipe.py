@@ -177,6 +177,8 @@ class Extract(Recipe):
     """Whose maps, joined, as PyTorch names them (``trunk.res4``); none is the last map."""
     short_side_px: PositiveInt = 256
     roi_resolution: PositiveInt = 7
+    aligned: bool = True
+    """As the detector's ``head.aligned``, whose features the bank is to hold."""
     min_score: Annotated[float, Field(ge=0.0, le=1.0)] = 0.9
     """Boxes below this detector score are left out."""
     batch: PositiveInt = 8

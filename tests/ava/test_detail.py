@@ -74,9 +74,13 @@ def overlap(one: tuple[float, ...], two: tuple[float, ...]) -> float:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("way", ["few videos", "many videos", "many rows"])
 def test_a_draw_of_videos_scores_as_files_that_hold_them_so_often(
-    seed: int, protocol: Protocol
+    way: str, seed: int, protocol: Protocol, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if way != "few videos":
+        monkeypatch.setattr(bootstrap, "DENSE", 0)
+        monkeypatch.setattr(bootstrap, "AT_ONCE", 1 if way == "many rows" else 1_000_000)
     # The slow way: the rows of each class repeated, and the ordinary average precision.
     _, _, sides = random_sides(seed, protocol)
     weights = np.random.default_rng(seed).integers(0, 4, (4, 7)).astype(np.float64)

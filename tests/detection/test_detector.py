@@ -92,9 +92,9 @@ def test_a_focal_loss_without_focus_is_the_cross_entropy_and_finite_where_certai
     logits, labels = torch.randn(7, 5), torch.randint(-1, 2, (7, 5))
     plain = detection_loss(logits, labels).loss
     assert torch.equal(detection_loss(logits, labels, FocalConfig(gamma=0)).loss, plain)
-    certain = torch.tensor([[200.0, -200.0]], requires_grad=True)
+    certain = torch.tensor([[200.0, -200.0], [-95.0, -95.0]], requires_grad=True)
     for gamma in (0.5, 2.0):
-        output = detection_loss(certain, torch.tensor([[1, 1]]), FocalConfig(gamma=gamma))
+        output = detection_loss(certain, torch.tensor([[1, 1], [-1, 0]]), FocalConfig(gamma=gamma))
         output.loss.backward()  # type: ignore[no-untyped-call]
         assert certain.grad is not None
         assert certain.grad.isfinite().all()

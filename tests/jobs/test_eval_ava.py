@@ -199,7 +199,7 @@ def test_a_score_is_shown_beside_an_earlier_one(
     told = cli(*scoring, "--compare", tmp_path / "before.json").stdout
     # Right, right, wrong of 3: 2/3.
     assert "mAP: 0.6667, in before.json 0.5556" in told
-    assert "both were scored alike" in told
+    assert "both were scored alike; not said by either: min_score, views" in told
     assert "NOT COMPARABLE" not in told
 
 
@@ -217,6 +217,26 @@ def test_scores_of_different_protocols_are_said_not_to_compare(
     told = cli(*scoring, "--compare", tmp_path / "before.json").stdout
     assert "NOT COMPARABLE" in told
     assert "  annotations: " in told
+
+
+def test_scores_with_other_key_frames_left_out_are_said_not_to_compare(
+    cli: Cli, scoring: list[object], tmp_path: Path
+) -> None:
+    for name, row in (("one", "v,0903\n"), ("two", "v,0904\n")):
+        (tmp_path / f"{name}.csv").write_text(row)
+    slowfast = ("--protocol", "slowfast", "--excluded")
+    cli(*scoring, *slowfast, tmp_path / "one.csv", "--json", tmp_path / "before.json")
+    compare = ("--compare", tmp_path / "before.json")
+    told = cli(*scoring, *slowfast, tmp_path / "two.csv", *compare).stdout
+    assert "NOT COMPARABLE" in told
+    assert "  excluded_file: " in told
+
+
+def test_what_a_detector_is_told_is_refused_where_a_file_is_scored(
+    refused: Refused, scoring: list[object]
+) -> None:
+    told = refused(*scoring, "--min-score", 0.8, "--bank", "b", "--empty-bank", "--videos", "v")
+    assert "leave out --videos, --bank, --empty-bank, --min-score, which a detector is told" in told
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from vidssl.ava.sides import Sides, of
 
 DRAWS, SEED, LEVEL = 1_000, 0, 0.95
-AT_ONCE = 1_000_000  # numbers of one array, which bounds the memory
+DENSE = 4_000_000  # numbers of a table of rows by true positive and video
+AT_ONCE = 1_000_000  # numbers of one array, or as many as a class has rows
 
 
 @dataclass(frozen=True)
@@ -86,22 +87,36 @@ def resampled(
     videos, draws = weights_VD.shape
     positives_D = np.bincount(truth_video_M, minlength=videos) @ weights_VD
     true = np.flatnonzero(is_true_N)
-    step = max(1, AT_ONCE // max(len(true), 1))
-    parts = [np.zeros(0)]
-    # Rows of the class up to and with each true positive, by video: the last part counts for none.
-    part_N = np.searchsorted(true, np.arange(len(is_true_N)))
-    before = part_N < len(true)
-    flat = part_N[before] * videos + video_N[before]
-    rows_TV = np.bincount(flat, minlength=len(true) * videos).reshape(len(true), videos)
-    rows_TV = rows_TV.astype(np.float64)
+    if not len(true):
+        return _ratio(np.zeros(draws), positives_D)
+    # What follows the last true positive counts for none.
+    video_N = video_N[: true[-1] + 1]
+    few = len(true) * videos <= max(DENSE, len(video_N))  # then a product of matrices is faster
+    rows_TV = _by_video(true, video_N, videos) if few else None
+    step = max(1, AT_ONCE // (len(true) if few else len(video_N)))
+    starts_T = np.concatenate([[0], true[:-1] + 1])
+    parts = []
     for first in range(0, draws, step):
         some_VD = weights_VD[:, first : first + step]
         own_TD = some_VD[video_N[true]]
-        rank_TD = np.cumsum(rows_TV @ some_VD, axis=0)
+        if rows_TV is not None:
+            between_TD = rows_TV @ some_VD
+        else:
+            between_TD = np.add.reduceat(some_VD[video_N], starts_T, axis=0)
+        rank_TD = np.cumsum(between_TD, axis=0)
         precision_TD = np.cumsum(own_TD, axis=0) / np.maximum(rank_TD, 1)
         envelope_TD = np.maximum.accumulate(precision_TD[::-1], axis=0)[::-1]
         parts.append((own_TD * envelope_TD).sum(axis=0))
     return _ratio(np.concatenate(parts), positives_D)
+
+
+def _by_video(
+    true_T: NDArray[np.int64], video_N: NDArray[np.int64], videos: int
+) -> NDArray[np.float64]:
+    """Return how many rows of each video follow one true positive up to the next, ``(T, V)``."""
+    part_N = np.searchsorted(true_T, np.arange(len(video_N)))
+    counts = np.bincount(part_N * videos + video_N, minlength=len(true_T) * videos)
+    return counts.reshape(len(true_T), videos).astype(np.float64)
 
 
 def _middle(values_D: NDArray[np.float64]) -> tuple[float, float]:

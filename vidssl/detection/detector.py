@@ -228,7 +228,7 @@ def detection_loss(
     It is the binary cross-entropy, or made focal.
     """
     logits_NK = logits_NK.float()  # half precision would round small losses away
-    targets_NK = labels_NK.to(logits_NK)
+    targets_NK = labels_NK.to(logits_NK).clamp(min=0)  # what is not known is left out below
     loss_NK = F.binary_cross_entropy_with_logits(logits_NK, targets_NK, reduction="none")
     if focal is not None:
         loss_NK = loss_NK * _focus(loss_NK, targets_NK, focal)

@@ -71,6 +71,24 @@ class Request:
     time_origin: str = "auto"
     """From where the boxes' times count: ``auto``, seconds, or a csv file of video and seconds."""
 
+    def require_nothing(self) -> None:
+        """Refuse what is said to a detector where a file is scored as it is.
+
+        Raises:
+            AnnotationError: with every such option.
+        """
+        nothing = Request()
+        given = [
+            f"--{name.replace('_', '-')}"
+            for name, value in vars(self).items()
+            if value != getattr(nothing, name)
+        ]
+        if given:
+            raise AnnotationError(
+                f"--predictions are scored as they are: leave out {', '.join(given)}, which a "
+                "detector is told (--checkpoint)"
+            )
+
 
 @dataclass(frozen=True)
 class Unread:
@@ -141,6 +159,7 @@ def run(
             "give either --predictions, or --checkpoint with --videos and --boxes"
         )
     if predictions is not None:
+        request.require_nothing()
         return score_file(truth, predictions)
     if request.videos is None or request.boxes is None:
         missing = " and ".join(f"--{n}" for n in ("videos", "boxes") if not getattr(request, n))
@@ -328,6 +347,7 @@ def _result(
             "min_score": NOT_SAID,
             "views": NOT_SAID,
             "excluded_keyframes": score.excluded,
+            "excluded_file": sha256(truth.excluded)[:16] if truth.excluded else "none",
             "ignored_images": score.ignored_images,
         },
         expected=score.expected,

@@ -295,6 +295,7 @@ class _Extractor:
         self.people = RoIHead(
             trunk.spatial_stride,
             resolution=plan.roi_resolution,
+            aligned=plan.aligned,
             pooling=plan.pooling or "max",
         )
         self.reading = Reading(
