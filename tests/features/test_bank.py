@@ -143,6 +143,7 @@ def test_features_of_another_shape_or_type_are_refused(bank: Bank) -> None:
         ({"shards": None}, "not a feature bank's manifest"),
         ({"shards": [{"name": "shard-00000"}]}, "not a feature bank's manifest"),
         ({"identity": 3}, "not a feature bank's manifest"),
+        ({"dim": 1e999}, "not a feature bank's manifest"),
         ({"dim": 7}, r"expected float16 \(360, 7\), found float16 \(360, 6\)"),
     ],
 )

@@ -53,3 +53,9 @@ def test_another_ending_is_refused_with_the_nearest(bank: Bank, tmp_path: Path) 
     with pytest.raises(BankError, match=r"ends in .parquet or .npz; did you mean '.parquet'"):
         export(bank, tmp_path / "bank.parqet")
     assert not list(tmp_path.glob("bank.*"))
+
+
+def test_a_file_in_the_bank_s_own_folder_is_refused(bank: Bank) -> None:
+    with pytest.raises(BankError, match="is in the bank's own folder"):
+        export(bank, bank.folder / "all.npz")
+    assert Bank.open(bank.folder).verify() == []

@@ -65,7 +65,7 @@ def export(bank: Bank, path: Path) -> None:
     """Write the bank to ``path``, whose suffix says how.
 
     Raises:
-        BankError: if the suffix is of no format.
+        BankError: if the suffix is of no format, or the file would be one of the bank's folder.
         OutputError: if it cannot be written.
     """
     if path.suffix not in FORMATS:
@@ -73,4 +73,6 @@ def export(bank: Bank, path: Path) -> None:
         raise BankError(
             f"{path}: expected a name that ends in {known}{nearest(path.suffix, FORMATS)}"
         )
+    if path.absolute().parent.resolve() == bank.folder.resolve():
+        raise BankError(f"{path}: is in the bank's own folder, which holds nothing but the bank")
     FORMATS[path.suffix](bank, path)

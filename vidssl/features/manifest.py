@@ -153,7 +153,7 @@ class Manifest:
                 complete=complete,
                 kind=cast(Kind, kind),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise BankError(f"{path}: not a feature bank's manifest ({error!r})") from error
 
 
