@@ -4,6 +4,7 @@ import typer
 
 from . import _common, ava, bank, bench, weights
 from .demo import demo
+from .detect import detect
 from .doctor import doctor
 from .eval_ava import eval_ava
 from .eval_tubes import eval_tubes
@@ -39,6 +40,7 @@ app.command()(pretrain)
 app.command()(finetune)
 app.command()(propose)
 app.command("extract-features")(extract_features)
+app.command()(detect)
 app.command("eval-ava")(eval_ava)
 app.command("eval-tubes")(eval_tubes)
 app.command()(export)

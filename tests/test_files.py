@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vidssl.errors import OutputError
-from vidssl.files import replacing, sha256, sync, write_text
+from vidssl.files import replacing, replacing_folder, sha256, sync, write_text
 
 
 def test_a_file_takes_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -68,3 +68,34 @@ def test_syncing_leaves_no_file_open(tmp_path: Path) -> None:
         sync(tmp_path)
         write_text(tmp_path / "file", "text")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_folder_takes_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "out"
+    with replacing_folder(path) as aside:
+        (aside / "file.txt").write_text("new")
+        assert not path.exists()
+    assert [p.name for p in path.parent.iterdir()] == ["out"]
+    assert (path / "file.txt").read_text() == "new"
+    with pytest.raises(OutputError, match="out: is there already"), replacing_folder(path):
+        pass
+    assert (path / "file.txt").read_text() == "new"
+    with pytest.raises(OutputError, match="is there already"), replacing_folder(Path(".")):
+        pass
+
+
+def fail_in_folder(path: Path, failure: BaseException) -> None:
+    with replacing_folder(path) as aside:
+        (aside / "file.txt").write_text("half")
+        raise failure
+
+
+@pytest.mark.parametrize("failure", [ValueError("a bug"), KeyboardInterrupt(), OSError(28, "full")])
+def test_a_folder_that_fails_goes_with_those_made_above_it(
+    tmp_path: Path, failure: BaseException
+) -> None:
+    (tmp_path / "there").mkdir()
+    kind = OutputError if isinstance(failure, OSError) else type(failure)
+    with pytest.raises(kind):
+        fail_in_folder(tmp_path / "there" / "not" / "yet" / "out", failure)
+    assert list((tmp_path / "there").iterdir()) == []

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +30,34 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder beside ``path``; on success it takes the name, on failure it goes.
+
+    Folders above it that had to be made go as well.
+
+    Raises:
+        OutputError: if the folder of ``path`` cannot be written, or ``path`` is there.
+    """
+    if os.path.lexists(path):
+        raise OutputError(f"{path}: is there already; choose another name for --out")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    made = [folder for folder in path.parents if not folder.exists()]  # the lowest first
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        aside.rename(path)
+        sync(path.parent)
+        made = []
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -54,6 +54,12 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         ["recipe"],
         RECIPE | {"--encoder", "--videos", "--boxes", "--out", "--time-origin", "--gpus", "--part"},
     ),
+    "detect": (
+        ["video"],
+        JSON
+        | {"--checkpoint", "--out", "--boxes", "--detector", "--model", "--class", "--short-side"}
+        | {"--every", "--min-score", "--iou", "--bank", "--threshold", "--top"},
+    ),
     "eval-ava": (
         [],
         JSON

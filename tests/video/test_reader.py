@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from vidssl.errors import VideoError
+from vidssl.video import reader as contract
 from vidssl.video.decoders.pyav import Reader
 
 Numbers = Callable[[NDArray[np.uint8]], list[int]]
@@ -553,3 +554,34 @@ def test_many_openings_leave_no_file_open(short: Path, tmp_path: Path) -> None:
 def test_no_times_are_no_frames_wanted_by_mistake(short: Path) -> None:
     with Reader(str(short)) as reader, pytest.raises(ValueError, match="at least one"):
         reader.frames_at(np.empty(0))
+
+
+def test_frames_in_turn_are_those_at_their_times_each_decoded_once(
+    video: Path, read_numbers: Numbers
+) -> None:
+    # Twice as many times as frames, and some past the end.
+    times_s = np.arange(2 * COUNT + 6) / (2 * FPS) + 0.01
+    with Reader(str(video)) as reader:
+        numbers = [read_numbers(frame[None])[0] for frame in reader.in_turn(times_s)]
+        assert reader.decoded == COUNT
+        assert numbers == [min(n // 2, COUNT - 1) for n in range(2 * COUNT + 6)]
+        # What is asked for in between does not matter, nor beginning again.
+        frames = reader.in_turn(times_s[:40])
+        mixed = []
+        for _ in range(20):
+            mixed.append(read_numbers(next(frames)[None])[0])
+            assert read_numbers(reader.frames_at(np.array([15.05])).frames) == [150]
+        assert mixed == numbers[:20]
+        (small,) = reader.in_turn(times_s[:1], 32)
+        assert small.shape == (32, 48, 3)
+
+
+@pytest.mark.parametrize("block", [1, 3 * 64 * 96 * 3])
+def test_blocks_of_frames_are_the_same_as_one_after_another(
+    short: Path, read_numbers: Numbers, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(contract, "BLOCK_BYTES", block)
+    times_s = np.arange(30) / FPS + 0.01
+    with Reader(str(short)) as reader:
+        frames = contract.Reader.in_turn(reader, times_s)
+        assert [read_numbers(frame[None])[0] for frame in frames] == list(range(30))

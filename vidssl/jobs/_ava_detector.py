@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def score_detector(truth: Truth, request: Request, progress: Progress = silent) 
         raise CheckpointError(f"{request.run}: expected the folder of a finetuning run")
     trained = shared.load_detector(request.run)
     _require_classes(trained.labels, labels, request.run)
-    bank = _bank(trained, request)
+    bank = bank_for(trained, request)
     threshold = request.min_score
     if threshold is None:
         threshold = trained.recipe.boxes.test_min_score
@@ -73,7 +73,8 @@ def score_detector(truth: Truth, request: Request, progress: Progress = silent) 
         placed = shared.place_moments(
             everything, request.videos, cache, progress, request.time_origin
         )
-    predictions, failed = _predict(trained, placed, bank, request.empty_bank, labels.ids, progress)
+    found = predict(trained, placed, bank, request.empty_bank, progress)
+    predictions, failed = found.table(labels.ids), found.failed
     suffix = "-empty-bank" if request.empty_bank else ""
     folder = request.run / f"eval-{truth.annotations.stem}{suffix}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +102,12 @@ def score_detector(truth: Truth, request: Request, progress: Progress = silent) 
     return result
 
 
-def _bank(trained: shared.Trained, request: Request) -> Bank | None:
+def bank_for(trained: shared.Trained, request: Request) -> Bank | None:
+    """Return the bank that is asked for, if the detector reads one.
+
+    Raises:
+        BankError: if it is missing, not wanted, or was made by another encoder.
+    """
     run, path = request.run, request.bank
     if trained.bank_encoder is None:
         if path is not None or request.empty_bank:
@@ -142,16 +148,32 @@ def _key(moment: Moment) -> tuple[str, float]:
     return moment.video, round(moment.timestamp, 6)
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """Key frames with people, and ``scores``, ``(N, K)``, of all their people one after another.
+
+    ``nobody`` are key frames without people; ``failed`` ones could not be read, with the reason.
+    """
+
+    moments: list[Moment]
+    scores: NDArray[np.float64]
+    nobody: list[Moment]
+    failed: list[tuple[Moment, str]]
+
+    def table(self, classes: Sequence[int]) -> Predictions:
+        """Return a row for each person and class, and a bare one for a key frame without people."""
+        return _table(self.moments, self.scores, classes, self.nobody)
+
+
 @torch.inference_mode()
-def _predict(
+def predict(
     trained: shared.Trained,
     placed: Placed,
     bank: Bank | None,
     empty_bank: bool,
-    classes: Sequence[int],
     progress: Progress,
-) -> tuple[Predictions, list[tuple[Moment, str]]]:
-    """Return every person's score for ``classes``, and the key frames that could not be read."""
+) -> Predicted:
+    """Return every person's score for all classes."""
     plan, device = trained.recipe, device_of(trained.recipe.device)
     detector = laid_out(trained.detector, device).eval()
     peopled = [moment for moment in placed.moments if len(moment.boxes)]
@@ -173,7 +195,7 @@ def _predict(
     bad = {moment.video for moment, _ in failed}
     nobody = [m for m in placed.moments if not len(m.boxes) and m.video not in bad]
     scores_NK = np.concatenate(scores) if scores else np.zeros((0, trained.labels.size))
-    return _table(moments, scores_NK, classes, nobody), failed
+    return Predicted(moments, scores_NK, nobody, failed)
 
 
 def _scores(

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
+from vidssl.errors import Interrupted
+
 Piece = TypeVar("Piece")
 
 
@@ -46,9 +48,15 @@ def ignore_termination() -> None:
 
 @contextmanager
 def terminated_like_ctrl_c() -> Iterator[None]:
-    """Have SIGTERM, and what else asks a process to stop, do what Ctrl-C does."""
+    """Have SIGTERM, and what else asks a process to stop, do what Ctrl-C does.
+
+    Libraries in C may make an error of their own of what the signal raises in their midst: after
+    one, any error is the end that was asked for.
+    """
+    caught: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():  # whoever owns that decides
@@ -58,6 +66,12 @@ def terminated_like_ctrl_c() -> Iterator[None]:
     before = [signal.signal(number, stop) for number in numbers]
     try:
         yield
+    except Interrupted:
+        raise
+    except Exception as error:
+        if caught:
+            raise KeyboardInterrupt from error
+        raise
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)

@@ -52,6 +52,10 @@ LEAST_SCORE = 0.1
 STILL = Reading(frames=1, stride=1)
 
 
+class NobodyFoundError(AnnotationError):
+    """Not one person, though every key frame could be read."""
+
+
 @dataclass(frozen=True)
 class Detect:
     """How a detector is to look for people.
@@ -137,7 +141,8 @@ def detect(
     people = journal.people()
     if not len(people.score):
         journal.discard()
-        raise AnnotationError(
+        kind = AnnotationError if lost else NobodyFoundError
+        raise kind(
             f"{request.weights}: found nobody of a score of at least {request.min_score:g} in "
             f"{len(placed.moments)} key frames; is --class {request.label} the person?"
         )

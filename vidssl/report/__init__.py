@@ -1,8 +1,9 @@
 """Reports: plots as PNG, and a web page in a single file that holds them.
 
-``figures`` draws; it is the only place that uses matplotlib. ``page`` puts text, tables, figures
-and commands into one HTML file that needs no network and no other file. Neither knows what a run
-is: the jobs read files and hand over plain values.
+``figures`` draws with matplotlib, ``marks`` into the frames of a video. ``page`` puts text, tables,
+figures and commands into one HTML file that needs no network and no other file, ``player`` is a
+page about one video that plays it. None knows what a run is: the jobs read files and hand over
+plain values.
 """
 
 from vidssl.report.page import (

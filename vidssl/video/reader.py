@@ -11,6 +11,7 @@ streams the first is read.
 import importlib
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
@@ -26,6 +27,9 @@ Decoder = Literal["auto", "torchcodec", "pyav", "decord"]
 
 EPSILON_S = 1e-6
 """A time this much before a frame's start still gets that frame."""
+
+BLOCK_BYTES = 64 << 20
+"""Decoded frames that are held at a time where all frames of a video are wanted."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,22 @@ class Reader(ABC):
             ValueError: if no time is given.
             RuntimeError: in another process than the one that opened the video.
         """
+
+    def in_turn(
+        self, times_s: NDArray[np.float64], short_side_px: int | None = None
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Give the frames ``(H, W, 3)`` on the screen at rising ``times_s``, one after another.
+
+        The same as ``frames_at``, for more frames than fit into memory.
+
+        Raises:
+            VideoError, RuntimeError: as ``frames_at``.
+        """
+        block = 1  # until the size of a frame is known
+        while len(times_s):
+            frames = self.frames_at(times_s[:block], short_side_px).frames
+            yield from frames
+            times_s, block = times_s[block:], max(1, BLOCK_BYTES // frames[0].nbytes)
 
     @abstractmethod
     def close(self) -> None:

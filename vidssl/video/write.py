@@ -19,7 +19,7 @@ _AUDIO_CHUNK = 1024  # what AAC packs into one packet
 def write_video(
     path: Path,
     frames: Iterable[Frame],
-    fps: int,
+    fps: int | Fraction,
     audio: NDArray[np.float32] | None = None,
     *,
     audio_rate: int = 16_000,
@@ -58,7 +58,7 @@ def write_video(
                 )
             container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             if sound is not None:
-                sound.write_until((number + 1) / fps)
+                sound.write_until(float((number + 1) / fps))
         container.mux(video.encode(None))
         if sound is not None:
             sound.finish()

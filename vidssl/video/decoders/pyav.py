@@ -134,6 +134,26 @@ class Reader(contract.Reader):
         times = self._fill(times_s, pictures)
         return Clip(pictures.frames(), times)
 
+    def in_turn(
+        self, times_s: NDArray[np.float64], short_side_px: int | None = None
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Give the frames ``(H, W, 3)`` on the screen at rising ``times_s``, one after another.
+
+        Every frame of the video is decoded once, whatever lies between its key frames.
+
+        Raises:
+            VideoError, RuntimeError: as ``frames_at``.
+        """
+        last: tuple[float, NDArray[np.uint8]] | None = None
+        for time_s in times_s.tolist():
+            self._require_right_use(times_s)
+            start_s, frame = self._frame_at(time_s)
+            if last is None or last[0] != start_s:
+                pictures = _Pictures(1, self._size, short_side_px)
+                pictures.put(0, frame)
+                last = start_s, pictures.frames()[0]
+            yield last[1]
+
     def decode_only(self, times_s: NDArray[np.float64]) -> NDArray[np.float64]:
         """Decode what ``frames_at`` would and throw it away: the limit that it is measured by.
 
