@@ -177,3 +177,16 @@ def test_the_published_maps_are_read(shared_data: Path) -> None:
     assert all(v22.names[label] == name for label, name in scored.names.items())
     with pytest.raises(AnnotationError, match="not a label map"):
         read_labels(folder / "mmaction2_ava_label_map.txt")
+
+
+def test_a_name_over_several_lines_is_neither_read_nor_written(
+    write: Write, tmp_path: Path
+) -> None:
+    data = b'label_id,label_name,label_type\n1,"walk\nslowly",\n'
+    path = write("map.csv", data=data)
+    with pytest.raises(AnnotationError, match=r"control character: expected a name on one line"):
+        read_labels(path)
+    for name in ("walk\nslowly", "\x1bwalk", "walk\u2028", "\ud800"):
+        with pytest.raises(ValueError, match="names with control characters"):
+            write_labels(tmp_path / "new.pbtxt", LabelMap({1: name}))
+    assert not (tmp_path / "new.pbtxt").exists()

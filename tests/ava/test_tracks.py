@@ -89,3 +89,10 @@ def test_a_row_for_each_action_and_a_box_for_everybody() -> None:
     people = as_person_boxes(sampled)
     assert people.box.tolist() == [list(LEFT), list(RIGHT)]
     assert people.score.tolist() == [1.0, 1.0]
+
+
+def test_a_time_that_no_file_holds_is_refused() -> None:
+    for time_s in (1e13, np.inf):
+        for every_s in (0.0, 1.0):
+            with pytest.raises(AnnotationError, match="s: expected at most"):
+                at_key_frames([Track("v", None, [Shape(time_s, LEFT, goes_on=False)])], every_s)

@@ -1,14 +1,17 @@
 """The playground's truth, written as each tool exports, comes back as it was."""
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from vidssl.ava.annotations import read_annotations, read_person_boxes
 from vidssl.ava.labels import read_labels
+from vidssl.errors import AnnotationError
 from vidssl.jobs import ava_validate
 from vidssl.jobs.ava_import import Request, run
 
@@ -190,3 +193,32 @@ def test_the_truth_comes_back_as_it_was(
     report = ava_validate.run(files, None)
     assert report.problems == []
     assert report.counts["boxes_recall"] == 1.0
+
+
+def test_names_that_no_line_holds_are_told_all_at_once(truth: list[Row], tmp_path: Path) -> None:
+    source = tmp_path / "exported"
+    rows = [(f"{v}\n", t, b, (*actions, "a\x1bb"), p) for v, t, b, actions, p in truth]
+    source.write_text(as_via(rows))
+    with pytest.raises(AnnotationError) as error:
+        run("via", source, tmp_path / "ava", Request(size_px=(WIDTH, HEIGHT)))
+    told = str(error.value)
+    assert f"video {rows[0][0]!r}" in told
+    assert r"action 'a\x1bb'" in told
+    assert not (tmp_path / "ava").exists()
+
+
+def test_ctrl_c_between_the_files_leaves_none(truth: list[Row], tmp_path: Path) -> None:
+    source, out = tmp_path / "exported", tmp_path / "ava"
+    source.write_text(as_via(truth))
+
+    def interrupt(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call" and frame.f_code.co_name == "write_labels":
+            raise KeyboardInterrupt
+
+    sys.setprofile(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run("via", source, out, Request(size_px=(WIDTH, HEIGHT)))
+    finally:
+        sys.setprofile(None)
+    assert not out.exists()

@@ -22,6 +22,7 @@ CSV_HEADER = ["label_id", "label_name", "label_type"]
 FORMS = "'item { name: ... id: ... }', 'label { name: ... label_id: ... }' or " + ",".join(
     CSV_HEADER
 )
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 TOKEN = re.compile(r'#[^\n]*|"(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)*\'|[-+\w]+|\S')
 
 
@@ -60,12 +61,18 @@ class _Entry:
     values: dict[str, str]
 
 
+def has_control(name: str) -> bool:
+    """Return whether a name has a line end or another character that no line of a file holds."""
+    return CONTROL.search(name) is not None
+
+
 def read_labels(path: Path) -> LabelMap:
     """Return the label map of a text protobuf or csv file.
 
     Raises:
         AnnotationError: if the file is absent, empty or of another format, or an entry lacks its
-            name or id, or an id is out of range or appears twice; with all problems of the file.
+            name or id, or a name has control characters, or an id is out of range or appears twice;
+            with all problems of the file.
     """
     text = read_text(path)
     problems = Problems(path)
@@ -84,7 +91,10 @@ def write_labels(path: Path, labels: LabelMap) -> None:
 
     Raises:
         OutputError: if the file cannot be written.
+        ValueError: if a name has control characters, with which it could not be read again.
     """
+    if unwritable := [name for name in labels.names.values() if has_control(name)]:
+        raise ValueError(f"names with control characters: {unwritable}")
     with written_aside(path) as file:
         for label_id, name in labels.names.items():
             quoted = name.replace("\\", "\\\\").replace('"', '\\"')
@@ -161,6 +171,9 @@ def _label_map(entries: Iterator[_Entry], problems: Problems) -> LabelMap:
         label_id = _label_id(entry, problems)
         if not entry.values.get("name"):
             problems.add(entry.line, "label without a name", "a name", "none")
+        elif has_control(name := entry.values["name"]):
+            expected = "a name on one line"
+            problems.add(entry.line, "control character", expected, shortened(repr(name)))
         elif label_id in names:
             expected = f"each id once (it is {names[label_id]!r})"
             problems.add(entry.line, "repeated id", expected, label_id)

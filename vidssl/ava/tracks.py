@@ -20,6 +20,7 @@ DECIMALS = 6  # of what is written: a millionth of the picture, a microsecond
 ROUNDING_S = 1e-6  # times this close are one
 MOST = 10_000_000  # key frames of one person: four months of them, each second
 DIGITS = 18  # of a number that a column of person ids can hold
+LATEST_S = 1e12  # thirty thousand years: a larger number of microseconds is not kept exactly
 LEEWAY_S = 2e-6  # so long a moment without any length lasts
 
 
@@ -78,7 +79,7 @@ def at_key_frames(tracks: Sequence[Track], every_s: float) -> Sampled:
     tool gave them, if all have one, else numbers by video in order of appearance.
 
     Raises:
-        AnnotationError: if a track is so long that its times cannot be meant.
+        AnnotationError: if a track is so long, or so late, that its times cannot be meant.
     """
     people = _numbers(tracks)
     found: dict[tuple[str, float, Box, int], dict[str, None]] = {}
@@ -137,17 +138,21 @@ def as_person_boxes(sampled: Sampled) -> PersonBoxes:
 
 def _samples(track: Track, every_s: float) -> Iterator[tuple[float, Box, tuple[str, ...]]]:
     """Give (time, box, actions) at each key frame in which the person is to be seen."""
+    first_s, last_s = track.shapes[0].time_s, max(track.shapes[-1].time_s, track.until_s)
+    if every_s and last_s - first_s > MOST * every_s:
+        raise AnnotationError(
+            f"video {track.video!r}: from {first_s:g} to {last_s:g} s there would be more than "
+            f"{MOST:,} key frames; are the times in seconds?"
+        )
+    if not last_s <= LATEST_S:
+        raise AnnotationError(
+            f"video {track.video!r}: a time of {last_s:g} s: expected at most {LATEST_S:g} s"
+        )
     if not every_s:
         for shape in track.shapes:
             if shape.visible:
                 yield round(shape.time_s, DECIMALS), shape.box, shape.actions
         return
-    first_s, last_s = track.shapes[0].time_s, max(track.shapes[-1].time_s, track.until_s)
-    if last_s - first_s > MOST * every_s:
-        raise AnnotationError(
-            f"video {track.video!r}: from {first_s:g} to {last_s:g} s there would be more than "
-            f"{MOST:,} key frames; are the times in seconds?"
-        )
     for shape, following, start_s, stop_s in _spans(track):
         for time_s in _grid(start_s, stop_s, every_s) if shape.visible else ():
             share = 0.0

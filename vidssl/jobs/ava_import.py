@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vidssl.ava.annotations import write_annotations, write_person_boxes
 from vidssl.ava.formats import Facts, Hints, Imported, find
-from vidssl.ava.labels import LabelMap, read_labels, write_labels
+from vidssl.ava.labels import LabelMap, has_control, read_labels, write_labels
 from vidssl.ava.tracks import Sampled, as_annotations, as_person_boxes, at_key_frames
 from vidssl.errors import AnnotationError, OutputError, listed, nearest
 from vidssl.jobs.index import open_index, set_aside
@@ -94,6 +94,7 @@ def run(
     hints = Hints(request.attributes, stated, facts, request.first_frame)
     progress(f"reading {source.name}", 0, 0)
     imported: Imported = module.read(source, hints)
+    _check_names(imported, source)
     sampled = at_key_frames(imported.tracks, every_s)
     _check(sampled, imported, source, every_s)
     labels = _labels(imported, known, source)
@@ -162,6 +163,21 @@ def _facts(source: str | None, progress: Progress) -> tuple[dict[str, Facts], li
             "frames are off"
         )
     return facts, remarks
+
+
+def _check_names(imported: Imported, source: Path) -> None:
+    """Refuse names that no line of a file can hold.
+
+    Raises:
+        AnnotationError: if there are such names of videos or actions.
+    """
+    videos = dict.fromkeys(track.video for track in imported.tracks)
+    done = dict.fromkeys(a for t in imported.tracks for s in t.shapes for a in s.actions)
+    told = [f"video {name!r}" for name in videos if has_control(name)]
+    told += [f"action {n!r}" for n in dict.fromkeys((*imported.actions, *done)) if has_control(n)]
+    if told:
+        what = "control characters in names: expected each on one line, found"
+        raise AnnotationError(listed(f"{source}: {what}", told))
 
 
 def _check(sampled: Sampled, imported: Imported, source: Path, every_s: float) -> None:
@@ -235,9 +251,9 @@ def _write(out: Path, writers: Mapping[str, Callable[[Path], None]]) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, write in writers.items():
+            done.append(out / name)  # before: it may be there when Ctrl-C comes
             write(out / name)
-            done.append(out / name)
-    except (OSError, OutputError) as error:
+    except BaseException as error:  # Ctrl-C among them
         for path in done:
             path.unlink(missing_ok=True)
         if is_new and out.is_dir() and not any(out.iterdir()):

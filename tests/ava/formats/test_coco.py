@@ -161,3 +161,21 @@ def test_other_files_are_refused_in_words(save: Save) -> None:
     held["annotations"] = []
     with pytest.raises(AnnotationError, match="no boxes"):
         read(save(held), TEN)
+
+
+@pytest.mark.parametrize("blank", [None, "", " "])
+def test_a_blank_person_is_nobody(save: Save, blank: str | None) -> None:
+    held = content()
+    for one, x in zip(held["annotations"][:2], (0, 20), strict=True):
+        one |= {"bbox": [x, 0, 10, 10], "track_id": blank}
+    tracks = read(save(held), Hints()).tracks
+    assert [track.person for track in tracks] == [None, None, "4", "4"]
+
+
+def test_a_number_that_no_frame_has_is_refused_with_its_place(save: Save) -> None:
+    for digits in (16, 400, 5000):
+        held = content()
+        held["images"][2] = {**held["images"][2], "file_name": f"{'7' * digits}.jpg"}
+        del held["images"][2]["frame_index"]
+        with pytest.raises(AnnotationError, match=r"images\[2\]: at no time: .*at most 15 digits"):
+            read(save(held), Hints())

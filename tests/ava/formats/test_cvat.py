@@ -207,3 +207,11 @@ def test_an_attribute_that_is_not_there_is_answered_with_the_nearest(cvat: Write
     path = cvat(track(0, box(0, "0 0 20 20")))
     with pytest.raises(AnnotationError, match=r"no attribute 'actoin' .*did you mean 'action'\?"):
         read(path, Hints(("actoin",), Facts(fps=10.0)))
+
+
+def test_a_file_that_would_fill_the_memory_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "annotations.xml"
+    with path.open("wb") as file:
+        file.truncate(2**31)  # takes no room on the disk
+    with pytest.raises(AnnotationError, match="too large: expected at most 1,073,741,824 bytes"):
+        read(path, Hints())

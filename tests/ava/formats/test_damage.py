@@ -2,21 +2,29 @@
 
 import copy
 import json
+import math
 import random
 import re
+import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from vidssl.ava.annotations import read_annotations, read_person_boxes
 from vidssl.ava.formats import Facts, Hints, Imported, find
+from vidssl.ava.labels import read_labels
 from vidssl.ava.tracks import as_annotations, as_person_boxes, at_key_frames
 from vidssl.errors import VidsslError
+from vidssl.jobs import ava_import
+from vidssl.jobs.ava_import import Request
 
 HINTS = Hints(stated=Facts(10.0, (200, 100)))
 JUNK: tuple[Any, ...] = (
     *(None, True, 0, -1, 1.5, 1e300, 10**30, "", "x", "1", "é\x1b\n", [], [1], [[]], {}, {"a": 1}),
+    *(1e-300, 10**400, math.inf, "\ud800", "a\nb", "http://[", "9" * 400, "9" * 5000, ' "\\ ,'),
 )
 
 COCO = {
@@ -70,21 +78,37 @@ def places(node: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def survives(name: str, path: Path) -> bool:
-    """Read a file all the way to its tables; return whether it could be."""
+    """Import a file and read what was written; return whether it could be."""
+    every_s = float(path.stat().st_size % 2)  # one or the other: writing waits for the disk
+    out = path.parent / "ava"
     try:
         imported: Imported = find(name).read(path, HINTS)
-        for every_s in (0.0, 1.0):
-            sampled = at_key_frames(imported.tracks, every_s)
-            names = {a for t in imported.tracks for s in t.shapes for a in s.actions}
-            as_annotations(sampled, {action: n for n, action in enumerate(names, 1)})
-            as_person_boxes(sampled)
+        at_key_frames(imported.tracks, 1.0 - every_s)
+        result = ava_import.run(name, path, out, Request(every_s, fps=10.0, size_px=(200, 100)))
+        came_back(result, imported, every_s)
+        shutil.rmtree(out)
     except VidsslError as error:
         told = str(error)
     else:
         return True
-    assert path.name in told or "video " in told
+    assert path.name in told or "video " in told, told
     assert told.replace("\n", "").isprintable()
     return False
+
+
+def came_back(result: ava_import.ImportResult, imported: Imported, every_s: float) -> None:
+    """Check that the written files hold what was imported."""
+    labels = read_labels(result.labels)
+    assert labels.names == result.classes
+    sampled = at_key_frames(imported.tracks, every_s)
+    meant = as_annotations(sampled, {name: number for number, name in labels.names.items()})
+    for one, two in (
+        (read_annotations(result.annotations), meant),
+        (read_person_boxes(result.boxes), as_person_boxes(sampled)),
+    ):
+        assert one.video.tolist() == two.video.tolist()
+        assert one.timestamp.tolist() == two.timestamp.tolist()
+        assert one.box.tolist() == two.box.tolist()
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -101,7 +125,7 @@ def test_json_with_anything_anywhere_is_read_or_refused_in_words(name: str, tmp_
             for key in way[:-1]:
                 inner = inner[key]
             inner[way[-1]] = junk
-            path.write_text(json.dumps(damaged))
+            path.write_text(json.dumps(damaged).replace("Infinity", "1e999"))
             if survives(name, path):
                 read += 1
             else:
@@ -122,7 +146,9 @@ def dropped(text: str, rng: random.Random) -> str:
 def replaced(text: str, rng: random.Random) -> str:
     values = list(re.finditer(r'"[^"]*"|(?<=>)[^<]+(?=<)', text))
     match = rng.choice(values)
-    junk = rng.choice(["", "-1", "nan", "1e400", "x", "9" * 30, "&#0;", "&lt;"])
+    junk = rng.choice(
+        ["", "-1", "nan", "1e400", "x", "9" * 30, "&#0;", "&lt;", "9" * 400, "9" * 5000]
+    )
     quoted = f'"{junk}"' if match[0].startswith('"') else junk
     return text[: match.start()] + quoted + text[match.end() :]
 
@@ -138,3 +164,35 @@ def test_xml_with_damage_anywhere_is_read_or_refused_in_words(
     for _ in range(300):
         path.write_text(damage(CVAT, rng))
         survives("cvat", path)
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "utf-7", "foo", "hex", "utf-16", "a" * 5000, ""])
+def test_xml_of_an_encoding_that_is_not_known_is_refused(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "annotations.xml"
+    path.write_text(f'<?xml version="1.0" encoding="{encoding}"?>{CVAT}')
+    assert not survives("cvat", path)
+
+
+def test_xml_with_much_text_is_read_in_time_that_grows_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "annotations.xml"
+    path.write_text(CVAT.replace("</task>", "<note>" + "a" * 2**26 + "</note></task>"))
+    start_s = time.process_time()
+    assert survives("cvat", path)
+    assert time.process_time() - start_s < 8  # put together by += it takes half a minute
+
+
+def test_a_time_at_the_end_of_time_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "annotations.xml"
+    path.write_text(CVAT.replace('frame="10"', f'frame="{"9" * 400}"'))
+    with pytest.raises(VidsslError, match="wrong frame: expected a whole number from 0"):
+        find("cvat").read(path, HINTS)
+
+
+def test_more_pictures_than_a_video_holds_are_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "export.json"
+    for count, expected in (("1e999", "a number of pictures"), ("1e14", "pictures a second")):
+        path.write_text(
+            json.dumps(LABEL_STUDIO).replace('"framesCount": 40', f'"framesCount": {count}')
+        )
+        with pytest.raises(VidsslError, match=rf"framesCount: .*expected .*{expected}"):
+            find("label_studio").read(path, Hints())

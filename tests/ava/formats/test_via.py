@@ -180,3 +180,13 @@ def test_a_file_that_would_fill_the_memory_is_not_read(tmp_path: Path) -> None:
         file.truncate(2**31)  # takes no room on the disk
     with pytest.raises(AnnotationError, match="too large: expected at most 1,073,741,824 bytes"):
         read(path, HINTS)
+
+
+@pytest.mark.parametrize("blank", [None, "", " "])
+def test_a_blank_person_is_nobody(save: Save, blank: str | None) -> None:
+    content = project()
+    one = next(m for m in content["metadata"].values() if len(m["z"]) == 1 and m["xy"])
+    two = {**one, "xy": [2, 100, 10, 40, 30], "av": {**one["av"], "3": blank}}
+    one["av"]["3"] = blank
+    content["metadata"] = {"a": one, "b": two}
+    assert [track.person for track in read(save(content), HINTS).tracks] == [None, None]

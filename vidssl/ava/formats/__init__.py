@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 
-from vidssl.ava.formats._faults import Faults
+from vidssl.ava.formats._faults import Faults, Node
 from vidssl.ava.tracks import Box, Track
 from vidssl.errors import AnnotationError, nearest
 
@@ -140,6 +140,12 @@ def chosen_attributes(
 def told_apart(text: str) -> list[str]:
     """Return the actions that a text names, with commas between."""
     return [name for part in text.split(",") if (name := part.strip()) not in NOTHING]
+
+
+def person_of(said: Iterable[Node]) -> str | None:
+    """Return the first of several names of a person; None where all are null or blank."""
+    names = (str(one.value).strip() for one in said if not one.is_absent)
+    return next((name for name in names if name), None)
 
 
 def normalised(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,10 @@ from vidssl.errors import AnnotationError, listed
 
 MAX_BYTES = 2**30
 """A larger file would not fit into the memory of a usual machine once it is parsed."""
+DIGITS = 15
+LARGEST = 1e15
+"""No time, place or count of a video is further from 0; what is overflows somewhere later."""
+SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class Faults:
@@ -82,28 +87,25 @@ class Node:
             self.wrong("an object")
 
     def number(self, expected: str = "a number", least: float = -math.inf) -> float:
-        """Return a finite number; NaN, and a fault, where there is none."""
-        held = self.value
-        good = isinstance(held, (int, float)) and not isinstance(held, bool)
-        if good and math.isfinite(held) and held >= least:
-            return float(held)
+        """Return a number that can be meant; NaN, and a fault, where there is none."""
+        if _is_usable(self.value) and self.value >= least:
+            return float(self.value)
         self.wrong(expected)
         return math.nan
 
     def numbers(self, count: int, expected: str) -> list[float]:
         """Return so many numbers; NaN, and one fault, where there are others."""
         held = self.value
-        if isinstance(held, list) and len(held) == count:
-            values = [v for v in held if isinstance(v, (int, float)) and not isinstance(v, bool)]
-            if len(values) == count and all(map(math.isfinite, values)):
-                return [float(value) for value in values]
+        if isinstance(held, list) and len(held) == count and all(map(_is_usable, held)):
+            return [float(value) for value in held]
         self.wrong(expected)
         return [math.nan] * count
 
     def text(self, expected: str = "a text") -> str:
         """Return a text; an empty one, and a fault, where there is none."""
-        if isinstance(self.value, str) and self.value.strip():
-            return self.value
+        held = self.value
+        if isinstance(held, str) and held.strip() and not SURROGATES.search(held):
+            return held
         self.wrong(expected)
         return ""
 
@@ -114,18 +116,26 @@ class Node:
         self.faults.add(self.where or "the file", reason, expected, found)
 
 
+def require_size(path: Path) -> None:
+    """Refuse a file that is too large to be read whole.
+
+    Raises:
+        AnnotationError: if it is.
+    """
+    if path.is_file() and path.stat().st_size > MAX_BYTES:
+        raise AnnotationError(
+            f"{path}: too large: expected at most {MAX_BYTES:,} bytes, found "
+            f"{path.stat().st_size:,} bytes; export fewer videos at a time"
+        )
+
+
 def read_json(path: Path) -> Node:
     """Return the content of a JSON file.
 
     Raises:
         AnnotationError: if it is absent, too large, no UTF-8 or no JSON.
     """
-    if path.is_file() and path.stat().st_size > MAX_BYTES:
-        size = f"{path.stat().st_size:,} bytes"
-        raise AnnotationError(
-            f"{path}: too large: expected at most {MAX_BYTES:,} bytes of JSON, found {size}; "
-            "export fewer videos at a time"
-        )
+    require_size(path)
     text = read_text(path)
     try:
         content = json.loads(text, parse_constant=_refuse)
@@ -139,6 +149,12 @@ def read_json(path: Path) -> Node:
         reason = "too deeply nested" if isinstance(error, RecursionError) else str(error)
         raise AnnotationError(f"{path.name}: not JSON: {shortened(reason)}") from None
     return Node(content, "", Faults(path))
+
+
+def _is_usable(held: object) -> bool:
+    """Return whether a value is a number that is not too large; NaN is not."""
+    is_number = isinstance(held, (int, float)) and not isinstance(held, bool)
+    return is_number and -LARGEST <= held <= LARGEST  # compared as it is: 10**400 is no float
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 from xml.parsers import expat
 
+from vidssl.ava.formats._faults import require_size
 from vidssl.errors import AnnotationError, nearest
 
 PIECE_BYTES = 1 << 16
@@ -55,8 +56,10 @@ def top_elements(path: Path, root: str) -> Iterator[Element]:
     """Give the elements below the root, which must be called ``root``.
 
     Raises:
-        AnnotationError: if the file is absent, no XML, has another root or a document type.
+        AnnotationError: if the file is absent, too large, no XML, has another root or a document
+            type.
     """
+    require_size(path)
     builder = _Builder(path, root)
     try:
         with path.open("rb") as file:
@@ -81,6 +84,7 @@ class _Builder:
     def __init__(self, path: Path, root: str) -> None:
         self.path, self.root = path, root
         self._open: list[Element] = []
+        self._texts: list[list[str]] = []  # the pieces of each open element's text
         self._done: list[Element] = []
         self._parser = expat.ParserCreate()
         self._parser.buffer_text = True
@@ -102,6 +106,10 @@ class _Builder:
             where = f"{self.path.name}:{error.lineno}:{error.offset + 1}"
             said = expat.errors.messages[error.code]
             raise AnnotationError(f"{where}: not XML: {said}") from None
+        except (LookupError, ValueError) as error:  # of the encoding that the file declares
+            raise AnnotationError(
+                f"{self.path.name}: encoding not known here: expected UTF-8, found {error}"
+            ) from None
 
     def finished(self) -> list[Element]:
         """Return what has been read since the last call."""
@@ -120,9 +128,11 @@ class _Builder:
                 f"inside one another, found <{tag}>"
             )
         self._open.append(Element(tag, line, attributes))
+        self._texts.append([])
 
     def _end(self, tag: str) -> None:
         element = self._open.pop()
+        element.text = "".join(self._texts.pop())
         if len(self._open) == 1:
             self._done.append(element)
         elif self._open:
@@ -130,7 +140,7 @@ class _Builder:
 
     def _text(self, text: str) -> None:
         if len(self._open) > 1:
-            self._open[-1].text += text
+            self._texts[-1].append(text)
 
     def _refuse(self, name: str, *_: object) -> NoReturn:
         line = self._parser.CurrentLineNumber

@@ -34,10 +34,11 @@ from vidssl.ava.formats import (
     chosen_attributes,
     needed,
     normalised,
+    person_of,
     told_apart,
     video_of,
 )
-from vidssl.ava.formats._faults import Faults, Node, read_json
+from vidssl.ava.formats._faults import DIGITS, Faults, Node, read_json
 from vidssl.ava.labels import LARGEST_ID
 from vidssl.ava.tracks import Shape, Track
 from vidssl.errors import AnnotationError
@@ -169,6 +170,10 @@ class _Pictures:
         counted = node.first("frame_index", "frame_id", "frame")
         if not counted.is_absent:
             number = counted.number("the number of a frame, from 0", least=0)
+        elif numbered and len(numbered["number"]) > DIGITS:
+            expected = f"a number of at most {DIGITS} digits in 'file_name'"
+            self.faults.add(node.where, "at no time", expected, node["file_name"].value)
+            return math.nan
         elif numbered:
             number = int(numbered["number"]) - self.hints.first_frame
         else:
@@ -221,7 +226,7 @@ class _Reader:
         keys = {name.lower(): name for name in attributes}
         own = [attributes[keys[name]] for name in PERSON_NAMES if name in keys]
         held = [node["track_id"], node["instance_id"], *own]
-        person = next((str(one.value) for one in held if not one.is_absent), None)
+        person = person_of(held)
         shape = Shape(picture.time_s, box, self._actions(node, attributes), goes_on=False)
         self._add((key, person if person is not None else box), node, person, shape)
 

@@ -33,7 +33,7 @@ from vidssl.ava.formats import (
     turned,
     video_of,
 )
-from vidssl.ava.formats._faults import Faults
+from vidssl.ava.formats._faults import DIGITS, LARGEST, Faults
 from vidssl.ava.formats._xml import Element, top_elements
 from vidssl.ava.tracks import Shape, Track
 from vidssl.errors import AnnotationError, nearest
@@ -122,7 +122,7 @@ def _size(meta: Element, kind: str, faults: Faults) -> tuple[int, int] | None:
     ]
     if not any(texts):
         return None
-    if all(text.isascii() and text.isdigit() and int(text) > 0 for text in texts):
+    if all(_is_whole(text) and int(text) > 0 for text in texts):
         return int(texts[0]), int(texts[1])
     faults.add(meta.where, "wrong original_size", "width and height in pixels", " x ".join(texts))
     return None
@@ -181,7 +181,7 @@ def _track(element: Element, task: _Task, faults: Faults) -> Track:
 
 def _shape(box: Element, track: Element, label: str, task: _Task, faults: Faults) -> Shape:
     frame = box.attributes.get("frame", "")
-    if not (frame.isascii() and frame.isdigit()):
+    if not _is_whole(frame):
         faults.add(box.where, "wrong frame", "a whole number from 0", repr(frame))
         frame = "nan"
     sides = [_number(box, name, faults) for name in BOX]
@@ -200,12 +200,16 @@ def _shape(box: Element, track: Element, label: str, task: _Task, faults: Faults
     )
 
 
+def _is_whole(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= DIGITS
+
+
 def _number(box: Element, name: str, faults: Faults) -> float:
     try:
         value = float(box.attributes[name])
     except (KeyError, ValueError):
         value = math.nan
-    if not math.isfinite(value):
+    if not abs(value) <= LARGEST:
         found = repr(box.attributes.get(name, "nothing"))
         faults.add(box.where, "malformed number", f"{name} in pixels", found)
         return math.nan

@@ -43,6 +43,7 @@ from vidssl.errors import AnnotationError
 
 EVERY_S = 1.0
 PERCENT = 100.0
+LEAST_FPS, MOST_FPS = 1e-3, 1e5
 UPLOADED = re.compile(r"^[0-9a-f]{8}-(?=.)")
 SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ogv", ".ts")
 
@@ -126,12 +127,16 @@ def _video(data: Node) -> str:
     """Return the id of a task's video: of ``video``, or the only part of the data that is one."""
     names = [node for _, node in data.entries() if isinstance(node.value, str)]
     named = [one for one in names if one.where.endswith("['video']")]
-    named = named or [one for one in names if urlsplit(one.value).path.endswith(SUFFIXES)] or names
+    named = named or [one for one in names if _is_video(one.value)] or names
     if len(named) != 1:
         data.faults.add(data.where, "no video", "its address as 'video'", f"{len(named)} texts")
         return ""
     address = named[0].text("the address of the video")
-    parts = urlsplit(address) if "://" in address or address.startswith("/") else None
+    try:
+        parts = urlsplit(address) if "://" in address or address.startswith("/") else None
+    except ValueError:
+        named[0].wrong("the address of the video")
+        return ""
     path = address if parts is None else unquote(parts.path)
     if parts is not None and "d" in (asked := parse_qs(parts.query)):  # /data/local-files/?d=PATH
         path = asked["d"][0]
@@ -139,19 +144,24 @@ def _video(data: Node) -> str:
     return UPLOADED.sub("", video) if "/upload/" in path else video
 
 
+def _is_video(address: str) -> bool:
+    try:
+        return urlsplit(address).path.endswith(SUFFIXES)
+    except ValueError:
+        return False
+
+
 def _track(person: _Person, number: int, attributes: tuple[str, ...], hints: Hints) -> Track:
     value, faults = person.result["value"], person.result.faults
     sequence = list(value["sequence"].parts())
     if not sequence:
         value["sequence"].wrong("the shapes of the box")
-    stated_s = value["duration"].value or hints.length_s(person.video)
-    length_s = stated_s if isinstance(stated_s, (int, float)) else None
-    count = value["framesCount"].value
-    said = count / length_s if length_s and isinstance(count, (int, float)) else None
-    fps = hints.fps(person.video, said)
+    length_s = _stated(value["duration"], "seconds") or hints.length_s(person.video)
+    count = _stated(value["framesCount"], "a number of pictures")
+    fps = hints.fps(person.video, _rate(value, count, length_s))
     if any(one["time"].is_absent for one in sequence):
         needed(fps, person.video, "frame rate", "--fps", faults)
-    if length_s is None and fps and isinstance(count, (int, float)):
+    if length_s is None and fps and count is not None:
         length_s = count / fps
     actions = _actions(person, attributes)
     size_px = hints.size_px(person.video)
@@ -161,6 +171,25 @@ def _track(person: _Person, number: int, attributes: tuple[str, ...], hints: Hin
     half_s = 0.5 / fps if fps else 0.0
     until_s = length_s if length_s is not None else -math.inf
     return Track(person.video, f"box {number}", shapes, slack_s=half_s, until_s=until_s)
+
+
+def _stated(node: Node, expected: str) -> float | None:
+    """Return a number from 0 up; None where there is none, or it was refused."""
+    number = math.nan if node.is_absent else node.number(f"{expected} from 0 up", least=0)
+    return None if math.isnan(number) else number
+
+
+def _rate(value: Node, count: float | None, length_s: float | None) -> float | None:
+    """Return the frame rate that a video's length and number of pictures make."""
+    if not count or not length_s:
+        return None
+    fps = count / length_s
+    if LEAST_FPS <= fps <= MOST_FPS:
+        return fps
+    expected = f"from {LEAST_FPS:g} to {MOST_FPS:g} pictures a second"
+    reason = f"no frame rate with a duration of {length_s:g} s"
+    value["framesCount"].wrong(expected, reason)
+    return None
 
 
 def _actions(person: _Person, attributes: tuple[str, ...]) -> tuple[str, ...]:

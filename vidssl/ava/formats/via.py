@@ -28,6 +28,7 @@ from vidssl.ava.formats import (
     chosen_attributes,
     needed,
     normalised,
+    person_of,
     told_apart,
     video_of,
 )
@@ -114,7 +115,7 @@ class _Reader:
         if math.isnan(time_s):
             return
         values = dict(node["av"].entries())
-        person = next((str(values[key].value) for key in self.people if key in values), None)
+        person = person_of(values[key] for key in self.people if key in values)
         shape = Shape(time_s, box, self._actions(values), goes_on=False)
         key = video, round(time_s, WRITTEN_DIGITS), person if person is not None else box
         if key not in self.found:
