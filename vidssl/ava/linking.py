@@ -97,9 +97,10 @@ def _tracks(
     order = np.argsort(key, kind="stable")
     rows, key = rows[order], key[order]
     found: list[_Track] = []
+    last: list[_Track] = []
     for now in np.split(rows, np.flatnonzero(key[1:] != key[:-1]) + 1) if len(rows) else []:
         time_s = people.timestamp[now[0]]
-        last = [t for t in found if time_s - people.timestamp[t.rows[-1]] <= gap_s + ROUNDING_S]
+        last = [t for t in last if time_s - people.timestamp[t.rows[-1]] <= gap_s + ROUNDING_S]
         overlap = iou(
             people.box[[track.rows[-1] for track in last]].reshape(-1, 4), people.box[now]
         )
@@ -109,5 +110,7 @@ def _tracks(
             if free[best] and overlaps[best] >= least:
                 track.rows.append(int(now[best]))
                 free[best] = False
-        found += [_Track([int(row)]) for row in now[free]]
+        begun = [_Track([int(row)]) for row in now[free]]
+        found += begun
+        last += begun  # who is too long ago leaves it for good, as time only rises
     return found

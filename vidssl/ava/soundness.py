@@ -24,7 +24,7 @@ from vidssl.ava.annotations import (
     Predictions,
 )
 from vidssl.ava.columns import NOBODY, Columns
-from vidssl.ava.frames import Codes, Names, Seconds, frame_codes
+from vidssl.ava.frames import Codes, Names, Seconds, frame_codes, runs, video_codes
 from vidssl.ava.labels import LabelMap
 from vidssl.ava.matching import best_truth
 from vidssl.ava.rows import BARE, Problems, blocks
@@ -253,13 +253,22 @@ def _spacing(table: Table, findings: Findings) -> None:
     usual, close = spacing_s(table), []
     if usual is None:
         return
-    for video in dict.fromkeys(table.video.tolist()):
-        times = np.unique(np.round(table.timestamp[table.video == video], 6))
+    for video, rows in by_video(table.video).items():
+        times = np.unique(np.round(table.timestamp[rows], 6))
         for at in np.flatnonzero(np.diff(times) < CROWDED * usual).tolist():
             close.append(f"{video} at {times[at]:g} and {times[at + 1]:g} s")
     if close:
         what = f"key frames nearly on top of one another, {usual:g} s apart elsewhere"
         findings.warning(table.path, f"{what}: {_some(close)}")
+
+
+def by_video(video_N: Names) -> dict[str, NDArray[np.int64]]:
+    """Return the rows of each video, rising, the videos in order of appearance."""
+    (code_N,) = video_codes(video_N)
+    order = np.argsort(code_N, kind="stable")
+    starts = runs(code_N[order])[0]
+    groups = np.split(order, starts[1:]) if len(order) else []
+    return {str(video_N[rows[0]]): rows for rows in groups}
 
 
 def spacing_s(table: Table) -> float | None:

@@ -19,6 +19,7 @@ from vidssl.ava.soundness import (
     Finding,
     Findings,
     Table,
+    by_video,
     check_annotations,
     check_coverage,
     check_excluded,
@@ -186,8 +187,8 @@ def _check_videos(
     counts: dict[str, float],
 ) -> list[dict[str, object]]:
     """Hold the key frames against their videos; return the time origins found."""
-    annotated = dict.fromkeys(truth.video.tolist())
-    times_s = {video: truth.timestamp[truth.video == video] for video in annotated}
+    times_s = {video: truth.timestamp[rows] for video, rows in by_video(truth.video).items()}
+    annotated = list(times_s)
     with tempfile.TemporaryDirectory() as folder:
         try:
             index = open_index(source, Path(folder) / "index.parquet", progress)
