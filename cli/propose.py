@@ -1,5 +1,6 @@
 """``vidssl propose``."""
 
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,12 @@ if TYPE_CHECKING:
 DETECTOR, TRACKER = "With a detector", "With a tracker"
 
 
+DETECTING = ("model", "every", "label", "short_side", "workers", "max_failed")
+TRACKING = ("iou", "peak_score", "min_length", "gap")
+
+
 def propose(
+    context: typer.Context,
     out: Annotated[Path, typer.Option("--out", "-o", dir_okay=False, help="Boxes to write, csv.")],
     videos: Annotated[
         str | None,
@@ -134,6 +140,7 @@ def propose(
             )
         if times is None and time_origin != "auto":
             raise AnnotationError("--time-origin is that of --times, which are not given")
+        _refuse_unused(context, TRACKING if track is None else DETECTING)
         if track is not None:
             rules = Linking(iou, min_score or 0.0, peak_score, min_length, gap)
             result = job.track(track, out, rules)
@@ -152,6 +159,25 @@ def propose(
         _show(result)
     if result.failed > max_failed * result.key_frames:
         _common.too_many_failed(result.failed, result.key_frames, "key frames", max_failed)
+
+
+def _refuse_unused(context: typer.Context, unused: Collection[str]) -> None:
+    """Refuse options that a person gives although nothing would come of them.
+
+    Raises:
+        AnnotationError: if there are some; with their names.
+    """
+    from vidssl.errors import AnnotationError
+
+    sources = {p: context.get_parameter_source(p.name or "") for p in context.command.params}
+    given = [
+        parameter.opts[0]
+        for parameter, source in sources.items()
+        if parameter.name in unused and source is not None and source.name == "COMMANDLINE"
+    ]
+    if given:
+        way = "--detector" if "iou" in unused else "--track"
+        raise AnnotationError(f"{', '.join(given)}: of no use with {way}; leave out")
 
 
 def _show(result: "ProposeResult") -> None:

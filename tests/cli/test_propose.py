@@ -249,3 +249,34 @@ def test_decoding_beside_gives_the_same_boxes(
     detecting[detecting.index("--workers") + 1] = 2
     assert cli(*detecting, "--out", tmp_path / "beside.csv").exit_code == 0
     assert (tmp_path / "here.csv").read_text() == (tmp_path / "beside.csv").read_text()
+
+
+def test_where_no_key_frame_can_be_read_that_is_said_and_why(
+    refused: Refused, cli: Cli, detecting: list[object], playground_copy: Path, tmp_path: Path
+) -> None:
+    index = tmp_path / "videos.parquet"
+    assert cli("index", playground_copy / "videos", "--out", index).exit_code == 0
+    for video in (playground_copy / "videos").iterdir():
+        video.write_bytes(video.read_bytes()[:200])
+    detecting[detecting.index("--videos") + 1] = index
+    message = refused(*detecting, "--out", "boxes.csv")
+    assert "none of 8 key frames could be read" in message
+    assert "train_000 at 0 s: " in message
+    assert "nobody" not in message
+
+
+def test_options_of_the_other_way_are_refused_by_name(
+    refused: Refused, detecting: list[object], playground: Path
+) -> None:
+    tracking = ["propose", "--track", playground / "val_person_detections.csv"]
+    for option, value in (("--iou", 0.5), ("--peak-score", 0), ("--min-length", 1), ("--gap", 2)):
+        message = refused(*detecting, option, value, "--out", "boxes.csv")
+        assert f"{option}: of no use with --detector" in message
+    for option, value in (
+        ("--every", 1), ("--model", NAME), ("--class", 1), ("--short-side", 64), ("--workers", 2),
+        ("--max-failed", 0.5),
+    ):  # fmt: skip
+        message = refused(*tracking, option, value, "--out", "boxes.csv")
+        assert f"{option}: of no use with --track" in message
+    message = refused(*tracking, "--every", 1, "--class", 1, "--out", "boxes.csv")
+    assert "--every, --class: of no use with --track; leave out" in message

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,7 +32,7 @@ from vidssl.ava.rows import written_aside
 from vidssl.data.keyframes import KeyFrameSample, Moment, Placed, Reading, VideoChunks
 from vidssl.data.loader import Loader, LoaderConfig
 from vidssl.detection.proposals import PERSON, Found, PersonDetector, require_model
-from vidssl.errors import AnnotationError, Interrupted, OutputError
+from vidssl.errors import AnnotationError, Interrupted, OutputError, listed
 from vidssl.files import sha256
 from vidssl.jobs import _detector as shared
 from vidssl.jobs._stopping import stoppable, terminated_like_ctrl_c
@@ -101,7 +101,8 @@ def detect(
     """Write the people that a detector finds to ``out``, or finish what was stopped.
 
     Raises:
-        AnnotationError: if the times are wrong, or not one person is found.
+        AnnotationError: if the times are wrong, or no key frame can be read, or not one person is
+            found.
         CheckpointError: if the weights cannot be read, or do not fit the model.
         SourceError: if there is no video.
         OutputError: if ``out`` is there, or was begun with other settings.
@@ -142,10 +143,7 @@ def detect(
     if not len(people.score):
         journal.discard()
         kind = AnnotationError if lost else NobodyFoundError
-        raise kind(
-            f"{request.weights}: found nobody of a score of at least {request.min_score:g} in "
-            f"{len(placed.moments)} key frames; is --class {request.label} the person?"
-        )
+        raise kind(_why_nobody(request, len(placed.moments), lost))
     write_person_boxes(out, people)
     journal.discard()
     occupied = len({*zip(people.video.tolist(), people.timestamp.tolist(), strict=True)})
@@ -280,6 +278,18 @@ def _look(
     finally:
         journal.close()
     return lost
+
+
+def _why_nobody(request: Detect, count: int, lost: Mapping[str, str]) -> str:
+    """Return why there is nobody in so many key frames, of which some could not be read."""
+    reasons = [f"{where}: {why}" for where, why in lost.items()]
+    if len(lost) == count:
+        return listed(f"none of {count} key frames could be read", reasons)
+    nobody = (
+        f"{request.weights}: found nobody of a score of at least {request.min_score:g} in "
+        f"{count - len(lost)} key frames; is --class {request.label} the person?"
+    )
+    return listed(f"{nobody} {len(lost)} more could not be read", reasons) if lost else nobody
 
 
 def _take(
