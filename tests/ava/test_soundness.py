@@ -8,9 +8,11 @@ import numpy as np
 from vidssl.ava.labels import LabelMap
 from vidssl.ava.soundness import (
     ANNOTATIONS,
+    PREDICTIONS,
     Findings,
     by_video,
     check_annotations,
+    check_coverage,
     read_table,
 )
 
@@ -56,3 +58,29 @@ def test_many_videos_are_looked_at_in_time_that_grows_with_them(tmp_path: Path) 
     check_annotations(table, LABELS, findings)
     assert time.process_time() - start_s < 10  # each video against all rows takes half a minute
     assert (findings.problems, findings.warnings) == ([], [])
+
+
+def covered(tmp_path: Path, predicted: str) -> Findings:
+    """Return what is found of predictions beside two annotated key frames, at 2 and 3 s."""
+    (tmp_path / "a.csv").write_text("".join(f"v,{t},0.1,0.1,0.5,0.9,1,1\n" for t in (2, 3)))
+    (tmp_path / "predicted.csv").write_text(predicted)
+    findings = Findings()
+    truth = read_table(tmp_path / "a.csv", ANNOTATIONS, LABELS, findings)
+    people = read_table(tmp_path / "predicted.csv", PREDICTIONS, LABELS, findings)
+    assert truth is not None
+    assert people is not None
+    check_coverage(truth, people, findings)
+    return findings
+
+
+def test_key_frames_without_anybody_are_not_taken_for_another_time_origin(tmp_path: Path) -> None:
+    (problem,) = covered(tmp_path, "v,2\nv,3\nv,9,0.1,0.1,0.5,0.9,1,0.7\n").problems
+    assert "no box is in an annotated key frame: those that are here" in problem.what
+    (problem,) = covered(tmp_path, "v,902,0.1,0.1,0.5,0.9,1,0.7\n").problems
+    assert "another time origin?" in problem.what
+
+
+def test_annotated_key_frames_without_anybody_are_not_called_unannotated(tmp_path: Path) -> None:
+    found = covered(tmp_path, "v,2\nv,3,0.1,0.1,0.5,0.9,1,0.7\n")
+    (warning,) = found.warnings
+    assert "1 of 2 annotated key frames have no box" in warning.what

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vidssl.ava.annotations import read_annotations, read_person_boxes
-from vidssl.ava.labels import read_labels
+from vidssl.ava.labels import LabelMap, read_labels, write_labels
 from vidssl.errors import AnnotationError
 from vidssl.jobs import ava_validate
 from vidssl.jobs.ava_import import Request, run
@@ -222,3 +222,15 @@ def test_ctrl_c_between_the_files_leaves_none(truth: list[Row], tmp_path: Path) 
     finally:
         sys.setprofile(None)
     assert not out.exists()
+
+
+def test_a_label_map_with_one_name_under_two_ids_is_refused(
+    truth: list[Row], tmp_path: Path
+) -> None:
+    source, labels = tmp_path / "exported", tmp_path / "labels.pbtxt"
+    source.write_text(as_via(truth))
+    names = dict.fromkeys(action for row in truth for action in row[3])
+    write_labels(labels, LabelMap(dict(enumerate([*names, next(iter(names))], 1))))
+    with pytest.raises(AnnotationError, match="actions with several ids in the label map") as error:
+        run("via", source, tmp_path / "ava", Request(labels=labels, size_px=(WIDTH, HEIGHT)))
+    assert f"{next(iter(names))!r}: 1, {len(names) + 1}" in str(error.value)

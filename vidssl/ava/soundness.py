@@ -359,6 +359,10 @@ def check_coverage(truth: Table, boxes: Table, findings: Findings) -> Coverage:
     shared = set(truth.video.tolist()) & set(boxes.video.tolist())
     if not shared:
         return found  # told of by check_names
+    if not found.with_boxes and np.isin(*frame_codes(boxes.frames, truth.frames)).any():
+        what = "no box is in an annotated key frame: those that are here are told to have nobody"
+        findings.problem(boxes.path, what)
+        return found
     if not found.with_boxes:
         video = min(shared)
         spans = [_span(table.timestamp[table.video == video]) for table in (truth, boxes)]
@@ -370,7 +374,7 @@ def check_coverage(truth: Table, boxes: Table, findings: Findings) -> Coverage:
     if lacking := found.key_frames - found.with_boxes:
         what = f"{lacking} of {found.key_frames} annotated key frames have no box"
         findings.warning(boxes.path, f"{what}; nothing can be predicted there")
-    unused = len(np.unique(frame_codes(boxes.frames)[0])) - found.with_boxes
+    unused = len(np.unique(frame_codes(boxes.boxed.frames)[0])) - found.with_boxes
     if unused:
         findings.warning(boxes.path, f"{unused} key frames with boxes are not annotated")
     return found

@@ -209,7 +209,7 @@ def _labels(imported: Imported, known: LabelMap | None, source: Path) -> LabelMa
     """Return the label map: the person's, or the tool's classes in its order.
 
     Raises:
-        AnnotationError: if the person's lacks an action that somebody does.
+        AnnotationError: if the person's lacks an action that somebody does, or has it twice.
     """
     done = dict.fromkeys(a for t in imported.tracks for s in t.shapes for a in s.actions)
     if known is None:
@@ -222,6 +222,11 @@ def _labels(imported: Imported, known: LabelMap | None, source: Path) -> LabelMa
     if strange := [name for name in done if name not in there]:
         told = [f"{name!r}{nearest(name, there)}" for name in strange]
         raise AnnotationError(listed(f"{source}: actions that the label map does not have", told))
+    ids = {name: [i for i, n in known.names.items() if n == name] for name in done}
+    if doubled := [f"{name!r}: {', '.join(map(str, i))}" for name, i in ids.items() if len(i) > 1]:
+        raise AnnotationError(
+            listed(f"{source}: actions with several ids in the label map", doubled)
+        )
     return known
 
 

@@ -153,8 +153,9 @@ def read_json(path: Path) -> Node:
 
 def _is_usable(held: object) -> bool:
     """Return whether a value is a number that is not too large; NaN is not."""
-    is_number = isinstance(held, (int, float)) and not isinstance(held, bool)
-    return is_number and -LARGEST <= held <= LARGEST  # compared as it is: 10**400 is no float
+    if isinstance(held, bool) or not isinstance(held, (int, float)):
+        return False
+    return -LARGEST <= held <= LARGEST  # compared as it is: 10**400 is no float
 
 
 def _refuse(constant: str) -> NoReturn:
