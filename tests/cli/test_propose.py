@@ -17,6 +17,8 @@ from torchvision.models import get_model
 from typer.testing import Result
 
 from vidssl.ava.annotations import read_person_boxes
+from vidssl.errors import OutputError
+from vidssl.jobs import propose
 
 Cli = Callable[..., Result]
 Refused = Callable[..., str]
@@ -272,11 +274,35 @@ def test_options_of_the_other_way_are_refused_by_name(
     for option, value in (("--iou", 0.5), ("--peak-score", 0), ("--min-length", 1), ("--gap", 2)):
         message = refused(*detecting, option, value, "--out", "boxes.csv")
         assert f"{option}: of no use with --detector" in message
-    for option, value in (
+    for name, said in (
         ("--every", 1), ("--model", NAME), ("--class", 1), ("--short-side", 64), ("--workers", 2),
         ("--max-failed", 0.5),
     ):  # fmt: skip
-        message = refused(*tracking, option, value, "--out", "boxes.csv")
-        assert f"{option}: of no use with --track" in message
+        message = refused(*tracking, name, said, "--out", "boxes.csv")
+        assert f"{name}: of no use with --track" in message
     message = refused(*tracking, "--every", 1, "--class", 1, "--out", "boxes.csv")
     assert "--every, --class: of no use with --track; leave out" in message
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[]", "3", '{"video": "train_000"}',
+     '{"video": "train_000", "second": 0.0, "box": [[0.1, 0.2]], "score": [0.5]}',
+     '{"video": "train_000", "second": 0.0, "box": "here", "score": [0.5]}'],
+)  # fmt: skip
+def test_a_journal_with_lines_of_another_shape_goes_on_from_the_last_good_one(
+    line: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "boxes.csv"
+    journal = propose._Journal(out, "mine")
+    journal.close()
+    good = '{"video": "train_000", "second": 7.0, "box": [[0.1, 0.2, 0.3, 0.4]], "score": [0.5]}'
+    kept = journal.path.read_text() + f"{good}\n"
+    journal.path.write_text(f"{kept}{line}\n")
+    journal = propose._Journal(out, "mine")
+    journal.close()
+    assert list(journal.done) == [("train_000", 7.0)]
+    assert journal.path.read_text() == kept
+    journal.path.write_text(f"{line}\n")
+    with pytest.raises(OutputError, match="was begun with other weights"):
+        propose._Journal(out, "mine")

@@ -366,15 +366,32 @@ class _Journal:
                 row = json.loads(line)
             except ValueError:
                 break
-            if not whole and row.get("identity") != identity:
+            if not whole and row != {"identity": identity}:
                 raise OutputError(
                     f"{self.out}: was begun with other weights, settings or videos; choose another "
                     f"name for --out, or delete {self.path}"
                 )
+            if whole and not _is_row(row):
+                break
             if whole:
                 self.done[row["video"], row["second"]] = row
             whole += len(line)
         return whole
+
+
+def _is_row(row: object) -> bool:
+    """Return whether a line of the journal has the people of a key frame."""
+    if not isinstance(row, dict) or row.keys() != {"video", "second", "box", "score"}:
+        return False
+    try:
+        box, score = np.asarray(row["box"], float), np.asarray(row["score"], float)
+    except (TypeError, ValueError):
+        return False
+    if score.ndim != 1:
+        return False
+    is_frame = isinstance(row["video"], str) and isinstance(row["second"], (int, float))
+    shape = (len(score), 4) if score.size else (0,)
+    return is_frame and box.shape == shape
 
 
 def _lines(path: Path) -> Iterator[bytes]:
