@@ -359,7 +359,8 @@ def check_coverage(truth: Table, boxes: Table, findings: Findings) -> Coverage:
     shared = set(truth.video.tolist()) & set(boxes.video.tolist())
     if not shared:
         return found  # told of by check_names
-    if not found.with_boxes and np.isin(*frame_codes(boxes.frames, truth.frames)).any():
+    box_frame, truth_frame = frame_codes(boxes.frames, truth.frames)
+    if not found.with_boxes and np.isin(box_frame, truth_frame).any():
         what = "no box is in an annotated key frame: those that are here are told to have nobody"
         findings.problem(boxes.path, what)
         return found

@@ -222,11 +222,11 @@ def _labels(imported: Imported, known: LabelMap | None, source: Path) -> LabelMa
     if strange := [name for name in done if name not in there]:
         told = [f"{name!r}{nearest(name, there)}" for name in strange]
         raise AnnotationError(listed(f"{source}: actions that the label map does not have", told))
-    ids = {name: [i for i, n in known.names.items() if n == name] for name in done}
-    if doubled := [f"{name!r}: {', '.join(map(str, i))}" for name, i in ids.items() if len(i) > 1]:
-        raise AnnotationError(
-            listed(f"{source}: actions with several ids in the label map", doubled)
-        )
+    numbers = {name: [i for i, n in known.names.items() if n == name] for name in done}
+    doubled = [f"{n!r}: {', '.join(map(str, own))}" for n, own in numbers.items() if len(own) > 1]
+    if doubled:
+        what = "actions with several ids in the label map"
+        raise AnnotationError(listed(f"{source}: {what}", doubled))
     return known
 
 
