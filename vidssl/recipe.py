@@ -185,6 +185,11 @@ class Extract(Recipe):
     """Key frames in one forward pass."""
     videos_per_shard: PositiveInt = 8
 
+    @property
+    def side(self) -> int:
+        """Cells a side: a clip is a grid of one."""
+        return 1 if self.features == "clip" else self.grid
+
     @model_validator(mode="after")
     def _backbone_takes_the_clips(self) -> Self:
         self.backbone.require_side(self.short_side_px, "short_side_px")

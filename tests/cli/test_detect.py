@@ -19,10 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision.models import get_model
 from typer.testing import Result
 
 from vidssl.ava.annotations import read_predictions
@@ -63,19 +61,6 @@ def found(
     )
     assert result.exit_code == 0, result.output
     return out
-
-
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A detector that finds something or other: scores of chance for three classes."""
-    torch.manual_seed(0)
-    model = get_model(NAME, weights=None, weights_backbone=None, num_classes=3)
-    for key, value in model.state_dict().items():
-        if "cls_score" in key or "bbox_pred" in key:
-            value.copy_(torch.randn(value.shape) * 0.02)
-    path = tmp_path_factory.mktemp("weights") / "detector.pth"
-    torch.save(model.state_dict(), path)
-    return path
 
 
 def test_the_scores_are_those_of_eval_ava(

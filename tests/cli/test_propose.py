@@ -12,8 +12,6 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-import torch
-from torchvision.models import get_model
 from typer.testing import Result
 
 from vidssl.ava.annotations import read_person_boxes
@@ -23,19 +21,6 @@ from vidssl.jobs import propose
 Cli = Callable[..., Result]
 Refused = Callable[..., str]
 NAME = "fasterrcnn_mobilenet_v3_large_320_fpn"
-
-
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A detector that finds something or other: scores of chance for three classes."""
-    torch.manual_seed(0)
-    model = get_model(NAME, weights=None, weights_backbone=None, num_classes=3)
-    for key, value in model.state_dict().items():
-        if "cls_score" in key or "bbox_pred" in key:
-            value.copy_(torch.randn(value.shape) * 0.02)
-    path = tmp_path_factory.mktemp("weights") / "detector.pth"
-    torch.save(model.state_dict(), path)
-    return path
 
 
 @pytest.fixture

@@ -381,3 +381,14 @@ def test_a_damaged_bank_is_told_by_file(cli: Cli, bank: Path, tmp_path: Path) ->
 def test_what_is_no_bank_is_refused(refused: Refused, playground: Path) -> None:
     for command in ("info", "verify"):
         assert "not a feature bank" in refused("bank", command, playground)
+
+
+def test_another_bank_s_folder_gets_no_index_of_the_videos(
+    refused: Refused, tiny: dict[str, Path], detector: Path, playground: Path, bank: Path
+) -> None:
+    told = refused(
+        *("extract-features", tiny["extract"], "--encoder", detector, "--out", bank),
+        *("--videos", playground / "videos", "--set", "features=clip"),
+    )
+    assert "holds another bank" in told
+    assert not (bank / ".index.parquet").exists()

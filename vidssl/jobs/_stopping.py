@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
-from vidssl.errors import Interrupted
-
 Piece = TypeVar("Piece")
 
 
@@ -66,8 +64,6 @@ def terminated_like_ctrl_c() -> Iterator[None]:
     before = [signal.signal(number, stop) for number in numbers]
     try:
         yield
-    except Interrupted:
-        raise
     except Exception as error:
         if caught:
             raise KeyboardInterrupt from error

@@ -31,7 +31,7 @@ from vidssl.data.loader import Loader
 from vidssl.detection.cells import cell_boxes, pooled_cells
 from vidssl.detection.detector import DetectionBatch
 from vidssl.detection.roi_head import RoIHead
-from vidssl.errors import AnnotationError, Interrupted, RecipeError
+from vidssl.errors import AnnotationError, Interrupted, RecipeError, VidsslError
 from vidssl.features import BankIdentity, BankRows, BankWriter
 from vidssl.features.writer import require_place
 from vidssl.files import sha256
@@ -208,11 +208,13 @@ def _people(plan: Extract, boxes: Sequence[Path]) -> list[Moment] | None:
 def _beginning(out: Path) -> Iterator[None]:
     """Refuse a folder that is no place for a bank; leave none behind if the block refuses."""
     require_place(out)
-    is_new = not out.exists()
+    is_new, had_index = not out.exists(), (out / INDEX).exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, VidsslError) and not had_index:  # an interrupted call goes on with it
+            (out / INDEX).unlink(missing_ok=True)
         if is_new and not any(out.iterdir()):
             out.rmdir()
         raise
@@ -230,13 +232,12 @@ def _placed(
         return shared.place_moments(people, videos, cache, progress, time_origin)
     stated = parse_origin(time_origin)
     index = open_index(videos, cache, progress)
-    grid = 1 if plan.features == "clip" else plan.grid
     everywhere = stated.everywhere or 0.0
     moments = [
         moment
         for video, duration_s in _durations(index)
         for moment in _regular(
-            video, duration_s, stated.by_video.get(video, everywhere), plan.rate, grid
+            video, duration_s, stated.by_video.get(video, everywhere), plan.rate, plan.side
         )
     ]
     reasons = {video_id(path): why for path, why in set_aside(index).items()}
@@ -344,8 +345,7 @@ class _Extractor:
         with torch.autocast(self.device.type, dtype, enabled=self.half is not None):
             maps = self.trunk.maps(batch.clips)
         if self.plan.features != "box":
-            grid = 1 if self.plan.features == "clip" else self.plan.grid
-            return pooled_cells(maps, grid, self.plan.pooling or "mean")
+            return pooled_cells(maps, self.plan.side, self.plan.pooling or "mean")
         height_px, width_px = batch.clips.shape[-2:]
         pooled: Tensor = self.people(maps, batch.boxes, (height_px, width_px))
         return pooled
