@@ -159,7 +159,7 @@ class _Guard:
         """Stop watching; what is left to tell is told first, if the store takes it."""
         self._ended.set()
         # Python must not end while the store is asked, which would abort the process.
-        self._talk.join(STORE_S + 2 * self.beat_s + 1)
+        self._talk.join(3 * STORE_S)
 
     def wait_for_verdict(self) -> str:
         """Return who is gone, as soon as that is known; empty if all others are there."""
@@ -180,7 +180,7 @@ class _Guard:
                 # Trainings of one process, one after the other, do not read each other's beats.
                 number = number or store.add(f"watches of {self.rank}", 1)
                 told_last = self._talk_to(PrefixStore(str(number), store))
-            except RuntimeError:  # gone, or too slow to answer: its silence is what counts
+            except (OSError, RuntimeError):  # gone or too slow: its silence is what counts
                 if self._ended.wait(self.beat_s):
                     return
 
@@ -301,10 +301,18 @@ class _Guard:
 
 
 def _connection() -> Store:
-    """Return a connection to the store of the process group, for nobody but this watch."""
+    """Return a connection to the store of the process group, for nobody but this watch.
+
+    Raises:
+        OSError: if nobody listens there.
+        RuntimeError: if the store does not answer.
+    """
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    # A client of the store tries a dead one again for all of its time, out of Python's reach.
+    socket.create_connection((host, port), timeout=STORE_S).close()
     store = TCPStore(
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
+        host,
+        port,
         is_master=False,
         wait_for_workers=False,
         timeout=timedelta(seconds=STORE_S),
