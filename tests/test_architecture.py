@@ -36,6 +36,7 @@ HOMES = {  # a dependency that changes under us, and the only places that may to
     "onnxscript": ("vidssl/jobs/_formats.py",),
     "onnxruntime": ("vidssl/jobs/_formats.py",),
     "matplotlib": ("vidssl/report/",),
+    "plotly": ("vidssl/report/",),
     "tensorboard": ("vidssl/train/board.py",),
     "rich": ("cli/",),
     "typer": ("cli/",),
