@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from vidssl.backbones import BackboneConfig, slow, slowfast
+from vidssl.detection.detector import Detector, HeadConfig
 from vidssl.section import choose
 
 with warnings.catch_warnings():
     # pytorchvideo scripts some activations on import, which PyTorch has deprecated.
     warnings.filterwarnings("ignore", message=".*torch.jit.script")
+    from pytorchvideo.models.hub import slow_r50_detection, slowfast_r50_detection
     from pytorchvideo.models.resnet import create_resnet
     from pytorchvideo.models.slowfast import create_slowfast
 
@@ -176,3 +178,37 @@ def test_slowfast(depth: int, alpha: int, kernel: int, form: str, layout: str) -
         assert_equal(our_fast, fast_map)
         pooled = torch.cat([slow_map.mean(dim=(2, 3, 4)), fast_map.mean(dim=(2, 3, 4))], dim=1)
         assert_equal(ours(clips), pooled)
+
+
+@pytest.mark.parametrize("family", ["slow", "slowfast"])
+def test_the_features_and_scores_of_boxes_are_those_of_their_detection_model(family: str) -> None:
+    """The published AVA models' own builders; their boxes are aligned as Caffe2 did it."""
+    torch.manual_seed(0)
+    is_single = family == "slow"
+    theirs = live((slow_r50_detection if is_single else slowfast_r50_detection)(pretrained=False))
+    # Some versions dilate the wrong stage of the Fast pathway, which has no weights to show it.
+    res5 = [c for n, c in theirs.named_modules() if "model.blocks.4." in n and n.endswith("conv_b")]
+    assert len(res5) == (3 if is_single else 6)
+    assert {(c.dilation, c.stride[1:]) for c in res5} == {((1, 2, 2), (1, 1))}  # type: ignore[index]
+
+    frames = 4 if is_single else 32
+    options = {"name": family, "form": "detection", "frames": frames}
+    config: BackboneConfig = choose("vidssl.backbones", options)
+    ours = Detector(config.build(), HeadConfig(aligned=False), num_classes=80).eval()
+    copy_trunk(theirs.model, ours.encoder)  # type: ignore[arg-type]
+    ours.classifier.load_state_dict(theirs.detection_head.proj.state_dict())  # type: ignore[union-attr]
+
+    clips = torch.rand(2, 3, frames, 64, 96)
+    spread = torch.linspace(0, 31, 8).long()
+    inputs: Any = clips if is_single else [clips[:, :, spread], clips]
+    boxes = (torch.tensor([[0.1, 0.2, 0.6, 0.9]]), torch.tensor([[0, 0, 1, 1], [0.5, 0, 0.7, 0.4]]))
+    size = torch.tensor([96, 64, 96, 64])
+    rows = [[clip, *(box * size).tolist()] for clip, own in enumerate(boxes) for box in own]
+    seen: list[Tensor] = []
+    pooled = theirs.detection_head.pool_spatial  # type: ignore[union-attr]
+    pooled.register_forward_hook(lambda *call: seen.append(call[2].flatten(1)))  # type: ignore
+    with torch.no_grad():
+        scores = theirs(inputs, torch.tensor(rows))
+        assert ours.encoder.maps(clips).shape[3:] == (4, 6)  # a cell for 16 pixels
+        assert_equal(ours.features(clips, boxes), seen[0])
+        assert_equal(ours.logits(clips, boxes).sigmoid(), scores)
