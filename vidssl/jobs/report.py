@@ -217,7 +217,9 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> Section:
     if not names:
         return Section("Curves", [report.Text("The run has no logged step yet.")])
     drawn = [
-        report.Figure(figures.curves(log, [name]), _in_words(log, name), MEANINGS.get(name, ""))
+        report.Figure(
+            figures.curves(log, [name]), _in_words(log, name), MEANINGS.get(name, ""), plot=True
+        )
         for name in names
     ]
     return Section("Curves", [report.Figures(drawn)])
@@ -254,7 +256,8 @@ def _scores(scores: Mapping[str, Mapping[str, Any]]) -> Section:
     ]
     if classes:
         alt = f"Average precision of {len(classes)} classes; the numbers are in the table below."
-        blocks.append(report.Figure(figures.average_precision_bars(classes, named), alt))
+        bars = figures.average_precision_bars(classes, named)
+        blocks.append(report.Figure(bars, alt, plot=True))
         blocks.append(_class_table(classes, named))
     notes = [f"{name}: {n}" for name, score in scores.items() for n in score.get("notes") or ()]
     return Section("Scores", [*blocks, *map(report.Text, notes), *_protocols(scores)])

@@ -5,15 +5,15 @@ policy forbids scripts and requests besides.
 """
 
 import base64
-import importlib.resources
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Template
 
 from vidssl.files import write_text
+from vidssl.report._template import environment, writable
 
 NOTHING = "–"
 """What stands for an absent value, NaN included."""
@@ -67,6 +67,8 @@ class Figure:
     image: bytes
     alt: str
     caption: str = ""
+    plot: bool = False
+    """Whether it is drawn on white, and so may be turned to light on dark where the page is."""
 
     @property
     def uri(self) -> str:
@@ -126,9 +128,7 @@ def render(page: Page) -> str:
     Raises:
         ValueError: if a figure is neither PNG nor SVG.
     """
-    html = _template().render(page=page)
-    # A file's name that is not UTF-8 comes as lone surrogates, which no file can hold.
-    return html.encode("utf-8", "backslashreplace").decode("utf-8")
+    return writable(_template().render(page=page))
 
 
 def write(path: Path, page: Page) -> None:
@@ -148,13 +148,10 @@ def shown(cell: Cell) -> str:
 
 
 def _template() -> Template:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["shown"] = shown
-    environment.filters["kind"] = lambda block: type(block).__name__
-    text = importlib.resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-    return environment.from_string(text)
+    templates = environment()
+    templates.filters["shown"] = shown
+    templates.filters["kind"] = lambda block: type(block).__name__
+    return templates.get_template("page.html")
 
 
 def _media_type(image: bytes) -> str:

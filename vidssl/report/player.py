@@ -9,14 +9,12 @@ Whatever a class or a file is called is escaped.
 
 import base64
 import hashlib
-import importlib.resources
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
-
 from vidssl.ava.detections import Detections, Interval, Track
 from vidssl.files import write_text
+from vidssl.report._template import environment, text_of, writable
 from vidssl.report.marks import colour_of
 
 TICKS = 5
@@ -50,14 +48,12 @@ def write(path: Path, found: Detections, video: str) -> None:
 
 def render(found: Detections, video: str) -> str:
     """Return the page as HTML; equal detections give equal text."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"clock": clock, "fragment": fragment}
-    script = _text("player.js").strip() + "\n"
+    templates = environment()
+    templates.filters |= {"clock": clock, "fragment": fragment}
+    script = text_of("player.js").strip() + "\n"
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     length_s = max(found.video.duration_s, 1e-3)
-    html = environment.from_string(_text("player.html")).render(
+    html = templates.get_template("player.html").render(
         found=found,
         video=video,
         length_s=length_s,
@@ -67,8 +63,7 @@ def render(found: Detections, video: str) -> str:
         script=script,
         digest=digest,
     )
-    # A file's name that is not UTF-8 comes as lone surrogates, which no file can hold.
-    return html.encode("utf-8", "backslashreplace").decode("utf-8")
+    return writable(html)
 
 
 def clock(seconds: float) -> str:
@@ -91,7 +86,3 @@ def _row(track: Track) -> Row:
     for interval in sorted(track.intervals, key=lambda interval: interval.action):
         lanes.setdefault(interval.action, Lane(interval.name, [])).intervals.append(interval)
     return Row(track, colour_of(track.track), list(lanes.values()))
-
-
-def _text(name: str) -> str:
-    return importlib.resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
