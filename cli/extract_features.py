@@ -2,11 +2,14 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import _common
+
+if TYPE_CHECKING:
+    from vidssl.jobs.extract_features import ExtractResult
 
 
 def extract_features(
@@ -28,6 +31,10 @@ def extract_features(
             metavar="K/N",
         ),
     ] = "1/1",
+    max_failed: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of key frames that may fail; more exits with 3."),
+    ] = 0.01,
     json_to: _common.JsonTo = None,
 ) -> None:
     """Write a long-term feature bank: what every detected person looked like, second by second.
@@ -35,7 +42,9 @@ def extract_features(
     Or what whole clips or the cells of a grid looked like, if the recipe says so. OUT receives
     bank.json and float16 shards with a Parquet table of their rows. The same command on the same
     folder writes what is missing. Several processes share the shards: --gpus N on one machine,
-    torchrun on several that share a disk; --part where they share none.
+    torchrun on several that share a disk; --part where they share none. The bank is written
+    whatever fails; --max-failed decides the exit code (of clips and grids by videos, as nobody
+    knows how many key frames a video has that cannot be read).
     """
     # Imported here because they pull in torch: `vidssl --help` must not wait for it.
     from vidssl.jobs.extract_features import run
@@ -53,11 +62,17 @@ def extract_features(
             )
         if json_to is not None:
             _common.write_json(asdict(result), json_to)
-    if json_to == "-":
-        return
+    if json_to != "-":
+        _show(result, out, part)
+    failed, expected, what = result.failures
+    if failed > max_failed * expected:
+        _common.too_many_failed(failed, expected, what, max_failed)
+
+
+def _show(result: "ExtractResult", out: Path, part: str) -> None:
     _common.say(
         f"{out}: {result.rows} features of {result.dim} numbers from {result.videos} videos "
-        f"({result.keyframes} key frames, {result.failed_keyframes} failed)"
+        f"({result.expected_keyframes} key frames, {result.failed_keyframes} failed)"
     )
     if not result.complete:
         _common.say(

@@ -52,7 +52,9 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
     ),
     "extract-features": (
         ["recipe"],
-        RECIPE | {"--encoder", "--videos", "--boxes", "--out", "--time-origin", "--gpus", "--part"},
+        RECIPE
+        | {"--encoder", "--videos", "--boxes", "--out", "--time-origin", "--gpus", "--part"}
+        | {"--max-failed"},
     ),
     "detect": (
         ["video"],

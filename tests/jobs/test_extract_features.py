@@ -8,13 +8,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from torchvision.ops import roi_align
 from typer.testing import Result
+
+from vidssl.augment import geometry
+from vidssl.augment.views import normalise
+from vidssl.jobs import extract_features
+from vidssl.jobs._detector import load_encoder
+from vidssl.progress import silent
+from vidssl.recipe import Extract, load
+from vidssl.video.reader import open_reader
+from vidssl.video.sampling import centred_times
 
 (ENTRY,) = entry_points(group="console_scripts", name="vidssl")
 PACKAGE = ENTRY.module.partition(".")[0]
@@ -97,17 +109,25 @@ def test_a_damaged_shard_is_made_again(
     copy = Path(shutil.copytree(bank, tmp_path / "bank"))
     content = (copy / "shard-00002.npy").read_bytes()
     (copy / "shard-00002.npy").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    (copy / "shard-00001.parquet").write_bytes(b"PAR1")
+    before = {path.name: path.stat().st_mtime_ns for path in copy.glob("shard-*")}
     assert cli(*arguments(out=copy)).exit_code == 0
     for path in bank.iterdir():
         assert (copy / path.name).read_bytes() == path.read_bytes()
+    made_again = {name for name, at in before.items() if (copy / name).stat().st_mtime_ns != at}
+    assert {name[:11] for name in made_again} == {"shard-00001", "shard-00002"}
 
 
 def test_a_broken_video_is_set_aside_and_its_key_frames_counted(
     cli: Cli, arguments: Arguments, playground_copy: Path, tmp_path: Path
 ) -> None:
     (playground_copy / "videos" / "train_001.mp4").write_text("not a video")
-    result = cli(*arguments(videos=playground_copy / "videos", out=tmp_path / "bank"))
-    assert result.exit_code == 0
+    command = arguments(videos=playground_copy / "videos", out=tmp_path / "bank")
+    result = cli(*command)
+    assert result.exit_code == 3  # a bank that lacks more than a hundredth
+    assert "key frames failed, more than 1.00%" in result.stderr
+    assert json.loads((tmp_path / "bank" / "bank.json").read_text())["complete"]
+    assert cli(*command, "--max-failed", "0.5").exit_code == 0
     assert "from 3 videos" in result.stdout
     assert "set aside: train_001: " in result.stdout
     failed = int(result.stdout.split(" key frames, ")[1].split(" failed")[0])
@@ -120,9 +140,25 @@ def test_a_video_that_goes_bad_after_the_index_is_named_and_counted(
     cli("index", playground_copy / "videos", "--out", tmp_path / "i.parquet")
     (playground_copy / "videos" / "train_001.mp4").write_text("damaged since")
     result = cli(*arguments(videos=tmp_path / "i.parquet", out=tmp_path / "bank"), "--json", "-")
+    assert result.exit_code == 3
     told = json.loads(result.stdout)
+    assert told["expected_keyframes"] == told["keyframes"] > 40
     assert told["failed_keyframes"] >= 10
     assert told["unusable_videos"].keys() == {"train_001"}
+
+
+def test_a_video_of_which_no_clip_can_be_told_counts_as_a_video(
+    cli: Cli, tiny: dict[str, Path], detector: Path, playground_copy: Path, tmp_path: Path
+) -> None:
+    (playground_copy / "videos" / "train_001.mp4").write_text("not a video")
+    command = (
+        *("extract-features", tiny["extract"], "--encoder", detector, "--set", "features=clip"),
+        *("--videos", playground_copy / "videos", "--out", tmp_path / "bank"),
+    )
+    result = cli(*command)
+    assert result.exit_code == 3
+    assert "1 of 4 videos failed, more than 1.00%" in result.stderr
+    assert cli(*command, "--max-failed", "0.25").exit_code == 0
 
 
 # --- what is refused
@@ -281,6 +317,43 @@ def test_boxes_are_asked_for_where_people_are_and_nowhere_else(
     assert "no 'slow.res7'; did you mean 'slow.res" in layer
 
 
+@pytest.mark.parametrize("features", ["box", "clip", "grid"])
+def test_overlapping_clips_of_one_pass_equal_each_clip_read_alone(
+    features: str, tiny: dict[str, Path], detector: Path, index: Path, playground: Path
+) -> None:
+    changes = (f"features={features}", "rate=2", "backbone.frames=8", "batch=5")
+    plan = load(Extract, tiny["extract"], changes)
+    trunk, _ = load_encoder(detector, plan.backbone)
+    trunk.eval()
+    boxes = [playground / "val_person_detections.csv"] if features == "box" else []
+    people = extract_features._people(plan, boxes)
+    placed = extract_features._placed(plan, people, str(index), index, "auto", silent)
+    placed = replace(placed, moments=placed.moments[:12])
+    # A clip of 8 frames at a stride of 4 lasts 1.1 s: key frames of a second or less share frames.
+    rows, failed = extract_features._Extractor(plan, trunk).rows(placed, silent, 12)
+    assert not failed
+
+    grid = {"clip": 1, "grid": 2}.get(features, 0)
+    alone: list[np.ndarray] = []
+    for moment in placed.moments:
+        times_s = centred_times(moment.timestamp, 8, 4)
+        with open_reader(placed.paths[moment.video], "auto") as reader:  # one reader a clip
+            frames = torch.from_numpy(reader.frames_at(times_s, 48).frames)
+        assert frames.shape == (8, 48, 64, 3)
+        size = geometry.short_side_size(48, 64, 48, trunk.spatial_stride)
+        clip = normalise(geometry.apply(frames, geometry.whole(*size)))[None]
+        with torch.no_grad():
+            maps = trunk.maps(clip).mean(dim=2)
+        if grid:
+            cells = maps.unflatten(2, (grid, -1)).unflatten(4, (grid, -1)).mean(dim=(3, 5))
+            alone += [cells[0, :, i, j].numpy() for i in range(grid) for j in range(grid)]
+            continue
+        pixels = torch.tensor(moment.boxes).float() * torch.tensor([*size[::-1], *size[::-1]])
+        cells = roi_align(maps, [pixels], 7, 1 / trunk.spatial_stride, 0, aligned=True)
+        alone += [*cells.amax(dim=(2, 3)).numpy()]
+    np.testing.assert_allclose(rows.features, np.stack(alone), rtol=0, atol=1e-6)
+
+
 # --- shared between processes and machines
 
 
@@ -366,6 +439,9 @@ def test_a_bank_is_told_verified_and_exported(cli: Cli, bank: Path, tmp_path: Pa
     for name in ("bank.npz", "bank.parquet"):
         assert cli("bank", "export", bank, "--out", tmp_path / name).exit_code == 0
     assert len(pq.read_table(tmp_path / "bank.parquet")) == told["rows"]
+    again = cli("bank", "export", bank, "--out", tmp_path / "bank.npz")
+    assert again.exit_code == 2
+    assert "bank.npz: is there already; choose another name for --out" in again.stderr
 
 
 def test_a_damaged_bank_is_told_by_file(cli: Cli, bank: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 Array suffixes: N rows, D features.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vidssl.errors import BankError, nearest
+from vidssl.errors import BankError, OutputError, nearest
 from vidssl.features.bank import Bank
 from vidssl.features.rows import SCHEMA
 from vidssl.files import replacing
@@ -66,7 +67,7 @@ def export(bank: Bank, path: Path) -> None:
 
     Raises:
         BankError: if the suffix is of no format, or the file would be one of the bank's folder.
-        OutputError: if it cannot be written.
+        OutputError: if it is there already, or cannot be written.
     """
     if path.suffix not in FORMATS:
         known = " or ".join(FORMATS)
@@ -75,4 +76,6 @@ def export(bank: Bank, path: Path) -> None:
         )
     if path.absolute().parent.resolve() == bank.folder.resolve():
         raise BankError(f"{path}: is in the bank's own folder, which holds nothing but the bank")
+    if os.path.lexists(path):
+        raise OutputError(f"{path}: is there already; choose another name for --out")
     FORMATS[path.suffix](bank, path)

@@ -33,6 +33,7 @@ from vidssl.detection.detector import DetectionBatch
 from vidssl.detection.roi_head import RoIHead
 from vidssl.errors import AnnotationError, Interrupted, RecipeError, VidsslError
 from vidssl.features import BankIdentity, BankRows, BankWriter
+from vidssl.features.manifest import Kind
 from vidssl.features.writer import require_place
 from vidssl.files import sha256
 from vidssl.jobs import _detector as shared
@@ -84,8 +85,9 @@ class Part:
 class ExtractResult:
     """The bank, and what of its key frames could not be read.
 
-    ``time_origins`` gives each origin with its number of videos and the evidence. The bank of a
-    call that writes a part of the ``shards`` is not ``complete``: it is to be merged with others.
+    ``expected_keyframes`` counts also those of videos that are not usable, as far as boxes tell of
+    them. ``time_origins`` gives each origin with its number of videos and the evidence. The bank of
+    a call that writes a part of the ``shards`` is not ``complete``: it is to be merged with others.
     """
 
     bank: Path
@@ -93,14 +95,28 @@ class ExtractResult:
     rows: int
     dim: int
     videos: int
+    expected_videos: int
     shards: int
     finished: int
+    kind: Kind
     keyframes: int
+    expected_keyframes: int
     failed_keyframes: int
     unusable_videos: dict[str, str]
     time_origins: list[dict[str, object]]
     encoder_hash: str
     seconds: float
+
+    @property
+    def failures(self) -> tuple[int, int, str]:
+        """Return how many of how many failed, and of what.
+
+        How many key frames a video has that cannot be read is known only of people: of clips and
+        grids, videos are counted where any is lost.
+        """
+        if self.kind == "box" or not self.unusable_videos:
+            return self.failed_keyframes, self.expected_keyframes, "key frames"
+        return len(self.unusable_videos), self.expected_videos, "videos"
 
 
 def run(
@@ -178,9 +194,12 @@ def run(
         rows=info.rows,
         dim=info.dim,
         videos=len(names),
+        expected_videos=len({*names, *placed.unusable, *failed}),
         shards=info.shards,
         finished=info.finished,
+        kind=plan.features,
         keyframes=len(placed.moments),
+        expected_keyframes=len(placed.moments) + placed.lost,
         failed_keyframes=info.failed_keyframes + placed.lost,
         unusable_videos=placed.unusable | failed,
         time_origins=summary(placed.origins),
