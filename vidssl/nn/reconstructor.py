@@ -32,8 +32,8 @@ class Reconstructor(nn.Module):
         super().__init__()
         width = max(NARROWEST, channels // 16)
         memory = channels + 2 * POSITION
-        self.time = _position(1)
-        self.space = _position(2)
+        self.time = position_mlp(1)
+        self.space = position_mlp(2)
         self.layers = nn.ModuleList(
             nn.ModuleList(
                 Unit(units * width if layer else channels, memory, width) for _ in range(units)
@@ -86,10 +86,11 @@ class Unit(nn.Module):
 
     def forward(self, x_BNC: Tensor, memory_BMC: Tensor) -> Tensor:
         """Return what the queries find in the memory."""
-        query_BNW = self.query(x_BNC)
-        found_BNW = F.scaled_dot_product_attention(
-            query_BNW, self.key(memory_BMC), self.value(memory_BMC)
-        )
+        return self.found(self.query(x_BNC), self.key(memory_BMC), self.value(memory_BMC))
+
+    def found(self, query_BNW: Tensor, key_BMW: Tensor, value_BMW: Tensor) -> Tensor:
+        """Return the same from what the three projections made of queries and memory."""
+        found_BNW = F.scaled_dot_product_attention(query_BNW, key_BMW, value_BMW)
         out: Tensor = self.outer(F.gelu(self.inner(self.norm(found_BNW + query_BNW))))
         return out
 
@@ -104,5 +105,6 @@ def context(frames: int) -> list[int]:
     return [step for step in steps if 0 <= step < frames]
 
 
-def _position(axes: int) -> nn.Sequential:
+def position_mlp(axes: int) -> nn.Sequential:
+    """Return what makes channels of a position of so many coordinates."""
     return nn.Sequential(nn.Linear(axes, 4), nn.ReLU(), nn.Linear(4, POSITION))
