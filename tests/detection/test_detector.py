@@ -330,8 +330,11 @@ def memory_task(generator: torch.Generator, batch: int = 32) -> tuple[Tensor, Ba
     return clips, BankWindow(rows * mask[..., None], mask, offset_s * mask), labels
 
 
-def accuracy_of_a_trained(encoder: Encoder, operator: fbo_nl.Config | None) -> list[float]:
-    """Train for a moment; return the share of right answers on new samples, per label."""
+def accuracy_of_a_trained(encoder: Encoder, operator: fbo_nl.Config | None) -> list[list[float]]:
+    """Train for a moment; return the share of right answers on new samples, per label.
+
+    And the same with the bank's rows emptied.
+    """
     config = HeadConfig(dropout=0, operator=operator)
     detector = Detector(encoder, config, num_classes=2, freeze_backbone=True)
     optimizer = torch.optim.Adam(detector.parameters(), lr=1e-2)
@@ -345,9 +348,13 @@ def accuracy_of_a_trained(encoder: Encoder, operator: fbo_nl.Config | None) -> l
         optimizer.step()
     detector.eval()
     clips, window, labels = memory_task(generator, 512)
+    nothing = BankWindow(*(torch.zeros_like(part) for part in vars(window).values()))
     with torch.no_grad():
-        logits = detector.logits(clips, boxes * 512, window if operator else None)
-    return ((logits > 0) == labels).float().mean(dim=0).tolist()
+        given = [
+            detector.logits(clips, boxes * 512, seen if operator else None)
+            for seen in (window, nothing)
+        ]
+    return [((logits > 0) == labels).float().mean(dim=0).tolist() for logits in given]
 
 
 @pytest.mark.parametrize(
@@ -364,9 +371,10 @@ def test_a_detector_learns_from_the_bank_what_the_clip_does_not_show(
     make_encoder: Make, operator: fbo_nl.Config | None, knows_content: bool, knows_time: bool
 ) -> None:
     torch.manual_seed(0)
-    content, time = accuracy_of_a_trained(make_encoder(), operator)
+    (content, time), emptied = accuracy_of_a_trained(make_encoder(), operator)
     for accuracy, knows in ((content, knows_content), (time, knows_time)):
         assert accuracy > 0.95 if knows else accuracy < 0.65
+    assert max(emptied) < 0.65  # what is not in the clip it knows from the bank alone
 
 
 @pytest.mark.gpu
@@ -388,3 +396,30 @@ def test_a_step_in_half_precision_on_a_gpu_has_finite_gradients(make_encoder: Ma
         assert output.loss.isfinite()
         assert gradients(detector).keys() == dict(detector.named_parameters()).keys()
         assert all(gradient.isfinite().all() for gradient in gradients(detector).values())
+
+
+# --- classes that nobody labelled
+
+
+def test_classes_that_the_map_does_not_name_are_not_trained(make_encoder: Make) -> None:
+    # Of 5 outputs the map names 1 and 4; the labels of a file hold nothing about the others.
+    torch.manual_seed(0)
+    encoder = make_encoder()
+    detector = Detector(encoder, HeadConfig(dropout=0), num_classes=5, classes=(1, 4))
+    batch = batch_of([2, 1])
+    batch.labels.clamp_(min=0)
+    output = detector(batch)
+    output.loss.backward()
+    grad = detector.classifier.weight.grad
+    assert grad is not None
+    assert grad.any(dim=1).tolist() == [True, False, False, True, False]
+    logits = detector.logits(batch.clips, batch.boxes)[:, [0, 3]]
+    labels = batch.labels[:, [0, 3]]
+    by_hand = -torch.where(labels == 1, logits.sigmoid(), 1 - logits.sigmoid()).log().mean()
+    assert output.loss.item() == pytest.approx(by_hand.item(), rel=1e-4)
+    assert "ignored" not in detector.state_dict()
+
+
+def test_a_class_beyond_the_outputs_is_refused(make_encoder: Make) -> None:
+    with pytest.raises(ValueError, match=r"expected classes from 1 to 5, got \[0, 6\]"):
+        Detector(make_encoder(), HeadConfig(), num_classes=5, classes=(6, 0))

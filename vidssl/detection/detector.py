@@ -3,7 +3,8 @@
 Without an operator it is the AVA head of Feichtenhofer et al., "SlowFast Networks", ICCV 2019,
 https://arxiv.org/abs/1812.03982, section 5; with one, the long-term detector of Wu et al., CVPR
 2019, https://arxiv.org/abs/1812.05038, section 3: Linear(dropout(concat[S, operator(S, bank)])), of
-which S is what a bank stores.
+which S is what a bank stores. A context takes the place of S before the classifier, for which the
+box looks at its whole clip (``vidssl.detection.context``); banks store, and operators ask by, S.
 
 Differences from both: a label of -1 is left out of the loss; the mean is over the labels of one
 process, as in the authors' code, so that a process with fewer boxes gives each more weight.
@@ -12,7 +13,9 @@ Tensor suffixes: B clips, C channels, T frames, H and W pixels, N boxes of all c
 rows of a window, F features, K classes.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -21,6 +24,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from vidssl.backbones import Encoder
+from vidssl.detection.context import AnyContext, ClipContext, Pool
 from vidssl.detection.operators import AnyOperator, BankOperator
 from vidssl.detection.roi_head import RoIHead, numbered
 from vidssl.nn.step import StepOutput
@@ -54,6 +58,8 @@ class HeadConfig(Section):
     """RoIAlign with half-pixel alignment; models ported from Caffe2 were trained without."""
     operator: AnyOperator | None = None
     """How a feature bank is read; null trains without a bank."""
+    context: AnyContext | None = None
+    """How a box looks at the rest of its clip; null classifies the box's own feature."""
     focal: FocalConfig | None = None
     """Focal loss in place of binary cross-entropy."""
 
@@ -89,6 +95,8 @@ class DetectionBatch:
 class Detector(nn.Module):
     """A score for each class of each box."""
 
+    ignored: Tensor
+
     def __init__(
         self,
         encoder: Encoder,
@@ -97,11 +105,17 @@ class Detector(nn.Module):
         num_classes: int,
         bank_dim: int | None = None,
         freeze_backbone: bool = False,
+        classes: Collection[int] | None = None,
     ) -> None:
         """Put a fresh head for ``num_classes`` on ``encoder``.
 
         ``bank_dim`` is the number of features of a bank's row, by default the trunk's. A frozen
-        backbone gets no gradient, and its BatchNorm keeps its statistics.
+        backbone gets no gradient, and its BatchNorm keeps its statistics. ``classes`` are the ids
+        that are trained, counted from 1, None for all: of the others no label is known, whatever a
+        batch says.
+
+        Raises:
+            ValueError: if a class is beyond ``num_classes``.
         """
         super().__init__()
         self.encoder = encoder
@@ -113,8 +127,11 @@ class Detector(nn.Module):
             encoder.spatial_stride, resolution=config.roi_resolution, aligned=config.aligned
         )
         self.bank_dim = bank_dim or encoder.features
+        self.context: ClipContext | None = None
+        if config.context is not None:
+            self.context = config.context.build(encoder.features)
         self.operator: BankOperator | None = None
-        width = encoder.features
+        width = self.own_features
         if config.operator is not None:
             self.operator = config.operator.build(encoder.features, self.bank_dim)
             width += self.operator.features
@@ -122,6 +139,18 @@ class Detector(nn.Module):
         self.classifier = nn.Linear(width, num_classes)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
+        ignored = torch.zeros(num_classes, dtype=torch.bool)
+        if classes is not None:
+            if not set(classes) <= set(range(1, num_classes + 1)):
+                raise ValueError(f"expected classes from 1 to {num_classes}, got {sorted(classes)}")
+            ignored = torch.ones(num_classes, dtype=torch.bool)
+            ignored[torch.tensor(sorted(classes)) - 1] = False
+        self.register_buffer("ignored", ignored, persistent=False)
+
+    @property
+    def own_features(self) -> int:
+        """The classifier's first columns: those of the box without the bank."""
+        return self.encoder.features if self.context is None else self.context.features
 
     def train(self, mode: bool = True) -> "Detector":
         """Set the mode; a frozen trunk stays in evaluation mode."""
@@ -132,7 +161,8 @@ class Detector(nn.Module):
 
     def features(self, clips_BCTHW: Tensor, boxes: tuple[Tensor, ...]) -> Tensor:
         """Return the feature of each box, ``(N, F)``: what a bank stores."""
-        return self._pooled(clips_BCTHW, *numbered(boxes, len(clips_BCTHW)))
+        boxes_N4, clip_N = numbered(boxes, len(clips_BCTHW))
+        return self._pool(clips_BCTHW, boxes_N4, clip_N)(self.encoder.maps(clips_BCTHW))
 
     def logits(
         self, clips_BCTHW: Tensor, boxes: tuple[Tensor, ...], window: BankWindow | None = None
@@ -158,11 +188,16 @@ class Detector(nn.Module):
             ValueError: as ``logits`` does.
         """
         self._require_window(window, clips_BCTHW.shape[0])
-        features_NF = self._pooled(clips_BCTHW, boxes_N4, clip_N)
+        maps_BFTHW = self.encoder.maps(clips_BCTHW)
+        pool = self._pool(clips_BCTHW, boxes_N4, clip_N)
+        short_NF = pool(maps_BFTHW)
+        own_ND = short_NF
+        if self.context is not None:
+            own_ND = self.context(short_NF, maps_BFTHW, clip_N, pool)
         if self.operator is not None and window is not None:
-            answer_ND = self._ask(self.operator, features_NF, clip_N, window)
-            features_NF = torch.cat([features_NF, answer_ND], dim=1)
-        logits_NK: Tensor = self.classifier(self.dropout(features_NF))
+            answer_ND = self._ask(self.operator, short_NF, clip_N, window)
+            own_ND = torch.cat([own_ND, answer_ND], dim=1)
+        logits_NK: Tensor = self.classifier(self.dropout(own_ND))
         return logits_NK
 
     def forward(self, batch: DetectionBatch) -> StepOutput:
@@ -179,15 +214,16 @@ class Detector(nn.Module):
         if logits_NK.shape != batch.labels.shape:
             expected, found = tuple(logits_NK.shape), tuple(batch.labels.shape)
             raise ValueError(f"expected labels {expected}, got {found}")
-        return detection_loss(logits_NK, batch.labels, self.focal)
+        labels_NK = batch.labels.masked_fill(self.ignored, -1)
+        return detection_loss(logits_NK, labels_NK, self.focal)
 
     def after_step(self, progress: float) -> None:
         """Do nothing; the trainer calls this after each step of whatever it trains."""
 
-    def _pooled(self, clips_BCTHW: Tensor, boxes_N4: Tensor, clip_N: Tensor) -> Tensor:
+    def _pool(self, clips_BCTHW: Tensor, boxes_N4: Tensor, clip_N: Tensor) -> Pool:
         height_px, width_px = clips_BCTHW.shape[-2:]
-        maps_BFTHW = self.encoder.maps(clips_BCTHW)
-        return self.roi_head.pooled(maps_BFTHW, boxes_N4, clip_N, (height_px, width_px))
+        size_px = (height_px, width_px)
+        return partial(self.roi_head.pooled, boxes_N4=boxes_N4, clip_N=clip_N, size_px=size_px)
 
     @staticmethod
     def _ask(

@@ -190,7 +190,18 @@ def build_detector(
         num_classes=labels.size,
         bank_dim=bank_dim,
         freeze_backbone=plan.freeze == "backbone",
+        classes=labels.ids,
     )
+
+
+@torch.no_grad()
+def take_own_part(detector: Detector, before: Detector) -> None:
+    """Give a detector the head of another of the same context, but for what reads the bank."""
+    own = detector.own_features
+    detector.classifier.weight[:, :own] = before.classifier.weight[:, :own]
+    detector.classifier.bias.copy_(before.classifier.bias)
+    if detector.context is not None and before.context is not None:
+        detector.context.load_state_dict(before.context.state_dict())
 
 
 def reading(plan: Detection) -> Reading:

@@ -22,6 +22,7 @@ from vidssl.ava.origins import summary, told
 from vidssl.boxes import iou
 from vidssl.data.keyframes import KeyFrameDataset, KeyFrameSample, Moment, annotated, detected
 from vidssl.data.loader import Cost
+from vidssl.detection.context import ContextConfig
 from vidssl.detection.detector import Detector
 from vidssl.errors import AnnotationError, BankError, CheckpointError
 from vidssl.features import Bank
@@ -315,8 +316,8 @@ def initial_detector(
 ) -> Detector:
     """Return the detector at step 0.
 
-    With ``init: detector`` the classifier's columns for the box's own feature come along; those for
-    the bank start fresh.
+    With ``init: detector`` the context, if there is one, and the classifier's columns for the box
+    without the bank come along; those for the bank start fresh.
 
     Raises:
         CheckpointError: if the encoder or detector is absent, damaged or does not fit.
@@ -335,10 +336,13 @@ def initial_detector(
     if plan.init == "detector":
         before = shared.load_detector(Path(encoder))
         _require_same_classes(before.labels, labels, encoder)
-        with torch.no_grad():
-            known = before.detector.classifier.weight[:, : trunk.features]
-            detector.classifier.weight[:, : trunk.features] = known
-            detector.classifier.bias.copy_(before.detector.classifier.bias)
+        there, here = before.recipe.head.context, plan.head.context
+        if there != here:
+            raise CheckpointError(
+                f"{encoder}: head.context is {_told(there)} there, {_told(here)} in the recipe; "
+                "init: encoder starts with a fresh head"
+            )
+        shared.take_own_part(detector, before.detector)
     return detector
 
 
@@ -348,6 +352,10 @@ def _require_same_classes(there: LabelMap, here: LabelMap, encoder: str) -> None
             f"{encoder}: was trained on {len(there.names)} classes that are not the "
             f"{len(here.names)} of the label map; init: encoder starts with a fresh head"
         )
+
+
+def _told(context: ContextConfig | None) -> str:
+    return "absent" if context is None else context.model_dump_json()
 
 
 def _card(path: Path, plan: Detection) -> dict[str, Any]:
