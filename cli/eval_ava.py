@@ -98,6 +98,7 @@ def _show(result: "EvalResult", earlier: "Earlier | None") -> None:
     _common.say(
         f"key frames: {result.expected} expected, {result.evaluated} evaluated, "
         f"{result.failed} failed"
+        + (f"; nobody was detected in {result.unpeopled}" if result.unpeopled else "")
     )
     _common.say("protocol: " + ", ".join(f"{k} {v}" for k, v in result.protocol.items()))
     _common.say_origins(result.time_origins)

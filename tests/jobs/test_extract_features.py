@@ -224,6 +224,12 @@ def test_the_folder_of_another_bank_is_refused_with_what_differs(
     assert "encoder_hash: found" in told
     told = refused(*arguments(), "--set", "roi_resolution=5")
     assert "identity.recipe.roi_resolution: found 7, expected 5" in told
+    changes = ("backbone.stride=2", "layers=[slow.res5, fast.res5]", "decoder=decord")
+    told = refused(*arguments(), *(word for change in changes for word in ("--set", change)))
+    assert "identity.recipe.backbone.stride: found 4, expected 2" in told
+    assert "identity.recipe.layers: found [], expected ['slow.res5', 'fast.res5']" in told
+    assert "identity.decoder: found 'pyav-" in told
+    assert "expected 'decord-" in told
 
 
 def test_a_folder_with_other_files_and_a_file_are_refused(

@@ -67,7 +67,8 @@ def score_detector(truth: Truth, request: Request, progress: Progress = silent) 
     if not people:
         raise AnnotationError(f"{request.boxes}: no box has a score of at least {threshold:g}")
     moments = _wanted(people, annotations, request.boxes)
-    everything = [*moments, *_unpeopled(moments, annotations)]
+    unpeopled = _unpeopled(moments, annotations)
+    everything = [*moments, *unpeopled]
     with tempfile.TemporaryDirectory() as scratch:
         cache = Path(scratch) / "index.parquet"
         placed = shared.place_moments(
@@ -97,6 +98,7 @@ def score_detector(truth: Truth, request: Request, progress: Progress = silent) 
         result,
         protocol={**result.protocol, **source},
         time_origins=summary(placed.origins),
+        unpeopled=len({_key(moment) for moment in unpeopled} - lost),
     )
     write_text(folder / "score.json", as_json(result))
     return result

@@ -143,6 +143,8 @@ class EvalResult:
     groups: dict[str, list[int]] = field(default_factory=dict)
     time_origins: list[dict[str, object]] = field(default_factory=list)
     detail: Detail | None = None
+    unpeopled: int = 0
+    """Of the evaluated key frames, those with none of the boxes that a detector was given."""
 
 
 def run(
