@@ -134,6 +134,20 @@ class DetectionBoxes(Section):
     """Detector boxes that overlap a true box at least this much are trained on as well."""
     train_min_score: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8
     test_min_score: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8
+    negatives: bool = False
+    """Whether detector boxes that miss every true box are trained on too, as doing nothing."""
+    negative_iou: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    """Such boxes overlap each true one less than this; between it and ``train_iou`` none are
+    trained on. How the published lists drew the line is not known; at 0.5 a box counts as found."""
+
+    @model_validator(mode="after")
+    def _nothing_is_both(self) -> Self:
+        if self.negatives and self.negative_iou > self.train_iou:
+            raise ValueError(
+                f"negative_iou {self.negative_iou:g} is above train_iou {self.train_iou:g}: boxes "
+                "between them would do something and nothing"
+            )
+        return self
 
 
 class Detection(Recipe):

@@ -69,6 +69,7 @@ class FinetuneResult:
     """Where the detector is, what it was trained on, and how that ended.
 
     ``time_origins`` gives each origin with its number of videos and the evidence.
+    ``negatives`` of the ``people`` are detected boxes that are trained on as doing nothing.
     ``samples_seen_in_all`` adds to ``samples_seen``, the key frames trained on, what the weights
     that this began from had seen; None where their card does not say.
     """
@@ -80,6 +81,7 @@ class FinetuneResult:
     samples_seen_in_all: int | None
     keyframes: int
     people: int
+    negatives: int
     lost_keyframes: int
     unusable_videos: dict[str, str]
     time_origins: list[dict[str, object]]
@@ -173,6 +175,7 @@ def run(
         samples_seen_in_all=seen.in_all,
         keyframes=len(placed.moments),
         people=sum(len(moment.boxes) for moment in placed.moments),
+        negatives=sum(int((~moment.labels.any(axis=1)).sum()) for moment in placed.moments),
         lost_keyframes=placed.lost,
         unusable_videos=placed.unusable,
         time_origins=summary(placed.origins),
@@ -253,27 +256,43 @@ def few_videos(paths: Sequence[Location], wanted: set[str], count: int) -> Seque
 def training_moments(data: DetectionData, labels: LabelMap, plan: Detection) -> list[Moment]:
     """Return the key frames with people: true boxes, and detector boxes that agree with one.
 
+    If the recipe takes negatives, detector boxes that miss all true ones come along, also those of
+    key frames that are annotated as empty. Of key frames that are not annotated nothing is known.
+
     Raises:
         AnnotationError: if a file is wrong, or nothing is left to train on.
     """
     annotations = read_annotations(data.annotations, labels)
     excluded = read_excluded(data.excluded) if data.excluded else frozenset()
     keyframes = group_keyframes(annotations, labels.size, excluded)
-    moments = [annotated(keyframe) for keyframe in keyframes if len(keyframe.boxes)]
-    if not moments:
+    moments = [annotated(keyframe) for keyframe in keyframes]
+    peopled = [moment for moment in moments if len(moment.boxes)]
+    if not peopled:
         raise AnnotationError(f"{data.annotations}: no key frame with people is left to train on")
     if data.boxes is None:
-        return moments
-    people = detected(read_person_boxes(data.boxes, plan.boxes.train_min_score))
-    return with_detected(moments, people, plan.boxes.train_iou)
+        return peopled
+    rules = plan.boxes
+    people = detected(read_person_boxes(data.boxes, rules.train_min_score))
+    below = rules.negative_iou if rules.negatives else None
+    extended = with_detected(
+        moments if rules.negatives else peopled, people, rules.train_iou, below
+    )
+    return [moment for moment in extended if len(moment.boxes)]
 
 
 def with_detected(
-    moments: Sequence[Moment], people: Sequence[Moment], min_iou: float
+    moments: Sequence[Moment],
+    people: Sequence[Moment],
+    min_iou: float,
+    negative_iou: float | None = None,
 ) -> list[Moment]:
     """Return the true moments with each detected box that overlaps a true one, and its labels.
 
-    Source: SlowFast, section 5 of the paper: detector boxes of IoU >= 0.9 are trained on as well.
+    Boxes whose IoU with each true one is below ``negative_iou`` come without a label, which says
+    that they show no class. None leaves them out.
+
+    Sources: SlowFast, section 5 of the paper: detector boxes of IoU >= 0.9 are trained on as well;
+    the authors' configurations of 2020 list boxes with empty labels besides.
     """
     by_time = {(moment.video, round(moment.timestamp, 6)): moment for moment in people}
     extended = []
@@ -283,14 +302,19 @@ def with_detected(
             extended.append(moment)
             continue
         overlap = iou(others.boxes, moment.boxes)
-        agrees = overlap.max(axis=1) >= min_iou
-        same = overlap.argmax(axis=1)[agrees]
+        best = overlap.max(axis=1, initial=0.0)
+        agrees = (best >= min_iou) & (len(moment.boxes) > 0)
+        same = overlap[agrees].argmax(axis=1) if agrees.any() else np.zeros(0, np.int64)
+        misses = ~agrees & (best < (negative_iou or 0.0))
+        none = np.zeros((int(misses.sum()), moment.labels.shape[1]), np.bool_)
         extended.append(
             replace(
                 moment,
-                boxes=np.concatenate([moment.boxes, others.boxes[agrees]]),
-                labels=np.concatenate([moment.labels, moment.labels[same]]),
-                scores=np.concatenate([moment.scores, others.scores[agrees]]),
+                boxes=np.concatenate([moment.boxes, others.boxes[agrees], others.boxes[misses]]),
+                labels=np.concatenate([moment.labels, moment.labels[same], none]),
+                scores=np.concatenate(
+                    [moment.scores, others.scores[agrees], others.scores[misses]]
+                ),
             )
         )
     return extended
