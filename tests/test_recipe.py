@@ -7,10 +7,22 @@ from pathlib import Path
 import pytest
 
 from vidssl.errors import RecipeError
-from vidssl.recipe import Detection, Extract, Pretrain, Recipe, bundled, dump, find, load
+from vidssl.recipe import (
+    Detection,
+    Extract,
+    Pretrain,
+    Recipe,
+    Recognition,
+    bundled,
+    dump,
+    find,
+    find_any,
+    load,
+    load_any,
+)
 
 Refused = Callable[..., str]
-KINDS: tuple[type[Recipe], ...] = (Pretrain, Detection, Extract)
+KINDS: tuple[type[Recipe], ...] = (Pretrain, Detection, Recognition, Extract)
 BUNDLED = [(kind, name) for kind in KINDS for name in bundled(kind)]
 PRETRAIN = """\
 task: pretrain
@@ -40,6 +52,24 @@ def test_every_bundled_recipe_is_found_under_its_kind() -> None:
     lying = {path.relative_to(path.parents[1]) for path in _root().rglob("*.yaml")}
     assert len(lying) >= 4
     assert lying == {Path(kind.folder) / f"{name}.yaml" for kind, name in BUNDLED}
+
+
+def test_no_two_recipes_of_one_command_share_a_name() -> None:
+    assert not bundled(Detection).keys() & bundled(Recognition).keys()
+
+
+def test_a_recipe_of_several_kinds_is_found_and_loaded_by_its_task(tmp_path: Path) -> None:
+    kinds = (Detection, Recognition)
+    for kind, name in ((Detection, "small"), (Recognition, "recognition_small")):
+        assert find_any(kinds, name) == find(kind, name)
+        assert type(load_any(kinds, find_any(kinds, name))) is kind
+    with pytest.raises(RecipeError, match=r"no detection or recognition recipe 'smal'; did you"):
+        find_any(kinds, "smal")
+    with pytest.raises(RecipeError, match=r"none.yaml: no such recipe file"):
+        find_any(kinds, str(tmp_path / "none.yaml"))
+    wrong = find(Pretrain, "moco_small")
+    with pytest.raises(RecipeError, match="a pretrain recipe; expected a detection or a recogn"):
+        load_any(kinds, wrong)
 
 
 @pytest.mark.parametrize(("kind", "name"), BUNDLED)
@@ -73,7 +103,7 @@ def test_a_recipe_of_a_newer_version_is_refused_by_that_alone(pretrain: Refused)
 def test_a_bundled_recipe_begins_with_its_command_and_what_to_expect(
     kind: type[Recipe], name: str
 ) -> None:
-    command = {Pretrain: "pretrain", Detection: "finetune", Extract: "extract-features"}[kind]
+    command = {Pretrain: "pretrain", Extract: "extract-features"}.get(kind, "finetune")
     first, second, *_ = find(kind, name).read_text(encoding="utf-8").splitlines()
     assert first.startswith(f"# vidssl {command} {name} --")
     assert second.startswith("# ")

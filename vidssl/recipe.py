@@ -25,19 +25,22 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from vidssl.augment.recognition import RecognitionConfig
 from vidssl.augment.views import DetectionConfig, SSLConfig
 from vidssl.backbones import BackboneConfig
 from vidssl.data.clips import SamplingConfig
+from vidssl.data.labelled import LabelledSampling, LabelsConfig
 from vidssl.data.loader import LoaderConfig
 from vidssl.detection.detector import HeadConfig
 from vidssl.errors import RecipeError, listed, nearest
 from vidssl.methods import MethodConfig
+from vidssl.recognition import recogniser
 from vidssl.section import NestedError, Section, choose
 from vidssl.train.optim import OptimConfig
 from vidssl.train.trainer import Precision
 from vidssl.video.reader import Decoder
 
-TASKS = ("pretrain", "detection", "extract")
+TASKS = ("pretrain", "detection", "recognition", "extract")
 VERSION = 1
 """Of the format. A new key's default does what was done before there was the key; where that cannot
 be, or a key means something else, the version grows and :func:`load` translates older ones."""
@@ -174,6 +177,47 @@ class Detection(Recipe):
         return self
 
 
+class Recognition(Recipe):
+    """Training of a classifier of clips: fine-tuning, a linear probe, or a share of the labels."""
+
+    folder: ClassVar[str] = "recognition"
+    task: Literal["recognition"]
+    head: recogniser.HeadConfig = recogniser.HeadConfig()
+    labels: LabelsConfig = LabelsConfig()
+    sampling: LabelledSampling = LabelledSampling()
+    augment: RecognitionConfig = RecognitionConfig()
+    optim: OptimConfig
+    init: Literal["encoder", "classifier"] = "encoder"
+    """``encoder`` starts with a fresh head; ``classifier`` goes on from that of a run."""
+    freeze: recogniser.Freeze = "none"
+    """``backbone``: its weights and BatchNorm's statistics stay; ``backbone_train_bn``: its weights
+    stay, BatchNorm normalises by each batch and its statistics adapt. Both are called linear."""
+    log_every: PositiveInt = 10
+    save_every: PositiveInt = 500
+
+    @model_validator(mode="after")
+    def _backbone_takes_the_clips(self) -> Self:
+        self.backbone.require_side(self.augment.crop_px, "augment.crop_px")
+        self.backbone.require_side(self.augment.test_crop_px, "augment.test_crop_px")
+        if self.freeze != "backbone":
+            self.backbone.require_batch(self.optim.batch)
+        return self
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        if self.freeze != "none" and self.optim.precise_bn:
+            raise ValueError(
+                "optim.precise_bn takes BatchNorm's statistics anew, which freeze: "
+                f"{self.freeze} decides on"
+            )
+        if self.sampling.samples == "videos" and self.head.loss == "softmax":
+            raise ValueError(
+                "sampling.samples: videos gives a clip any number of classes, which is for "
+                "head.loss: sigmoid"
+            )
+        return self
+
+
 class Extract(Recipe):
     """Extraction of a long-term feature bank."""
 
@@ -240,12 +284,51 @@ def find(kind: type[Recipe], name: str) -> Path:
     )
 
 
+def find_any(kinds: Sequence[type[Recipe]], name: str) -> Path:
+    """Return as :func:`find` does the file of a bundled recipe of one of several kinds, or a file.
+
+    Raises:
+        RecipeError: if there is neither.
+    """
+    for kind in kinds:
+        if name in bundled(kind):
+            return bundled(kind)[name]
+    if Path(name).is_file() or Path(name).suffix or Path(name).parent != Path():
+        return find(kinds[0], name)
+    recipes = [name for kind in kinds for name in bundled(kind)]
+    folders = " or ".join(kind.folder for kind in kinds)
+    raise RecipeError(
+        f"no {folders} recipe {name!r}{nearest(name, recipes)} (choices: {', '.join(recipes)}, or "
+        "a file)"
+    )
+
+
 def load(kind: type[Kind], path: Path, overrides: Sequence[str] = ()) -> Kind:
     """Return the recipe at ``path`` with ``key.path=value`` overrides, values read as YAML.
 
     Raises:
         RecipeError: with every problem of the file and of the overrides.
     """
+    return load_any((kind,), path, overrides)
+
+
+def load_any(kinds: Sequence[type[Kind]], path: Path, overrides: Sequence[str] = ()) -> Kind:
+    """Return the recipe at ``path`` as the one of ``kinds`` whose task it has; else as the first.
+
+    Raises:
+        RecipeError: with every problem of the file and of the overrides.
+    """
+    values = _values(path, overrides)
+    task, folders = values.get("task"), [kind.folder for kind in kinds]
+    if task in TASKS and task not in folders:
+        expected = " or ".join(map(_a, folders))
+        raise RecipeError(f"{path}: is {_a(task)} recipe; expected {expected} recipe")
+    kind = kinds[folders.index(task)] if task in folders else kinds[0]
+    return validate(kind, values, str(path))
+
+
+def _values(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return what a file says, with the overrides."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -256,10 +339,7 @@ def load(kind: type[Kind], path: Path, overrides: Sequence[str] = ()) -> Kind:
         raise RecipeError(f"{path}: expected keys and values, found {found}")
     for override in overrides:
         _override(values, override)
-    task = values.get("task")
-    if task in TASKS and task != kind.folder:
-        raise RecipeError(f"{path}: is {_a(task)} recipe; expected {_a(kind.folder)} recipe")
-    return validate(kind, values, str(path))
+    return values
 
 
 def validate(kind: type[Kind], values: dict[str, Any], where: str) -> Kind:

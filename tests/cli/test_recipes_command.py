@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from vidssl.errors import RecipeError
 from vidssl.jobs import recipes as job
-from vidssl.recipe import Detection, Extract, Pretrain, bundled, load
+from vidssl.recipe import Detection, Extract, Pretrain, Recognition, bundled, load
 
 Invoke = Callable[..., Result]
 
@@ -38,7 +38,9 @@ def rows() -> Sequence[job.RecipeRow]:
 
 def test_every_bundled_recipe_is_listed_once() -> None:
     expected = [
-        (kind.folder, name) for kind in (Pretrain, Detection, Extract) for name in bundled(kind)
+        (kind.folder, name)
+        for kind in (Pretrain, Detection, Recognition, Extract)
+        for name in bundled(kind)
     ]
     assert [(row.kind, row.name) for row in rows()] == expected
 
@@ -47,7 +49,7 @@ def test_every_bundled_recipe_is_listed_once() -> None:
 def test_a_recipe_begins_with_its_command_and_what_to_expect(row: job.RecipeRow) -> None:
     commands = {
         "pretrain": "vidssl pretrain", "detection": "vidssl finetune",
-        "extract": "vidssl extract-features",
+        "recognition": "vidssl finetune", "extract": "vidssl extract-features",
     }  # fmt: skip
     assert row.command.startswith(f"{commands[row.kind]} {row.name} ")
     assert len(row.description) > 20

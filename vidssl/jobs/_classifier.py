@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from vidssl import __version__
 from vidssl.backbones import BackboneConfig
 from vidssl.errors import CheckpointError
 from vidssl.recipe import backbone_from
-from vidssl.recognition.classifier import Classifier
+from vidssl.recognition.classifier import Classifier, Scaling
 from vidssl.train.weights import load_into, load_weights, save_weights
 
 
@@ -46,6 +46,7 @@ def save_classifier(
         "backbone": backbone.model_dump(mode="json"),
         "features": classifier.encoder.features,
         "num_classes": num_classes,
+        "scaling": classifier.scaling,
         "labels": None if labels is None else list(labels),
         "code": __version__,
         **facts,
@@ -66,8 +67,13 @@ def load_classifier(path: Path) -> TrainedClassifier:
         raise CheckpointError(f"{path}: its card names no number of classes; expected num_classes")
     if labels is not None and (not isinstance(labels, list) or len(labels) != num_classes):
         raise CheckpointError(f"{path}: its card does not name each of its {num_classes} classes")
+    scaling = card.get("scaling", "none")
+    if scaling not in get_args(Scaling):
+        raise CheckpointError(
+            f"{path}: its card names a scaling of features that is not known: {scaling!r}"
+        )
     backbone = backbone_from(card, str(path))
-    classifier = Classifier(backbone.build(), num_classes=num_classes)
+    classifier = Classifier(backbone.build(), num_classes=num_classes, scaling=scaling)
     load_into(classifier, tensors, str(path))
     names = None if labels is None else tuple(str(label) for label in labels)
     return TrainedClassifier(classifier, backbone, names, card)

@@ -19,7 +19,7 @@ from vidssl.data.order import StepBatches
 from vidssl.data.samples import Samples
 from vidssl.jobs._memory import granted_bytes, process_peak_bytes, watching_children
 from vidssl.jobs._training import Failing, require_shares
-from vidssl.recipe import Detection, Pretrain
+from vidssl.recipe import Detection, Pretrain, Recognition
 from vidssl.train import checkpoint
 from vidssl.train.trainer import Trainer
 
@@ -94,7 +94,7 @@ class Place:
 
 
 def forecast(
-    plan: Pretrain | Detection,
+    plan: Pretrain | Detection | Recognition,
     trained: Trainer,
     dataset: Samples[Any, Sample],
     prepare: Callable[[Sequence[Sample], int], Any],
@@ -188,7 +188,7 @@ class Hours:
 
 
 def _read(
-    dataset: Samples[Any, Sample], share: StepBatches, plan: Pretrain | Detection
+    dataset: Samples[Any, Sample], share: StepBatches, plan: Pretrain | Detection | Recognition
 ) -> tuple[list[Sample], float, int]:
     """Return the first batch, the seconds that one process takes for one, and workers' memory."""
     cost, start = Cost(), time.perf_counter()
@@ -225,7 +225,7 @@ def _steps(
 
 
 def _disk_bytes(
-    plan: Pretrain | Detection,
+    plan: Pretrain | Detection | Recognition,
     trained: Trainer,
     place: Place,
     state_bytes: int,
@@ -239,7 +239,7 @@ def _disk_bytes(
     encoder = trained.module.encoder
     assert isinstance(encoder, nn.Module)
     weights = tensor_bytes(dict(encoder.state_dict()))
-    if isinstance(plan, Detection):  # the detector is written beside its encoder
+    if not isinstance(plan, Pretrain):  # the detector or classifier is written beside its encoder
         weights += tensor_bytes(dict(trained.module.state_dict()))
     return index + (checkpoint.KEEP + 1) * state_bytes + weights + log + REPORT_BYTES
 

@@ -18,7 +18,7 @@ from vidssl.data.samples import Samples
 from vidssl.jobs._limits import limits, usable_cores
 from vidssl.nn.distributed import rank, world_size
 from vidssl.progress import REMARK, Progress
-from vidssl.recipe import Detection, Pretrain
+from vidssl.recipe import Detection, Pretrain, Recognition
 from vidssl.train.folder import RunFolder
 from vidssl.train.trainer import Trainer
 
@@ -96,7 +96,7 @@ def tuned(
 
 
 def autotuned(
-    plan: Pretrain | Detection,
+    plan: Pretrain | Detection | Recognition,
     spare: Trainer,
     samples: Samples[Any, Any],
     prepare: Callable[[Sequence[Any], int], Any],

@@ -39,7 +39,7 @@ def read_run(folder: Path) -> RunFiles:
     """
     identity = _identity(folder)
     unread: list[str] = []
-    cards = {name: folder / f"{name}.json" for name in ("encoder", "detector")}
+    cards = {name: folder / f"{name}.json" for name in ("encoder", "detector", "classifier")}
     scores = {path.parent.name: path for path in sorted(folder.glob("eval-*/score.json"))}
     recipe = folder / "recipe.yaml"
     return RunFiles(

@@ -18,7 +18,7 @@ from vidssl.jobs._stopping import terminated_like_ctrl_c
 from vidssl.nn.distributed import gather_texts, rank, world_size
 from vidssl.nn.norms import require_groups
 from vidssl.progress import REMARK, Progress
-from vidssl.recipe import Detection, Pretrain, validate
+from vidssl.recipe import Detection, Pretrain, Recognition, validate
 from vidssl.train import checkpoint, precise
 from vidssl.train.folder import RunFolder, Terms
 from vidssl.train.optim import OptimConfig
@@ -85,7 +85,9 @@ Sample = TypeVar("Sample", bound=Failing)
 Batches = Callable[[int, int], Iterable[list[Sample]]]
 
 
-def trainer(module: nn.Module, plan: Pretrain | Detection, samples: int, data: str = "") -> Trainer:
+def trainer(
+    module: nn.Module, plan: Pretrain | Detection | Recognition, samples: int, data: str = ""
+) -> Trainer:
     """Return the training of ``module`` on ``samples`` samples at step 0; ``data`` hashes them.
 
     Raises:
@@ -128,7 +130,7 @@ def require_shares(optim: OptimConfig, processes: int) -> None:
         )
 
 
-def terms(kind: type[Pretrain] | type[Detection]) -> Terms:
+def terms(kind: type[Pretrain] | type[Detection] | type[Recognition]) -> Terms:
     """Return on which terms a run of a recipe is gone on with.
 
     What only decides how fast, how closely watched or how exactly computed a training is may

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vidssl.errors import RecipeError, nearest
-from vidssl.recipe import Detection, Extract, Pretrain, Recipe, bundled
+from vidssl.recipe import Detection, Extract, Pretrain, Recipe, Recognition, bundled
 
-KINDS: tuple[type[Recipe], ...] = (Pretrain, Detection, Extract)
+KINDS: tuple[type[Recipe], ...] = (Pretrain, Detection, Recognition, Extract)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from pydantic import (
 from torch import Tensor, nn, optim
 
 from vidssl.section import Section
+from vidssl.train.depth import rate_shares
 
 
 class OptimConfig(Section):
@@ -61,6 +62,9 @@ class OptimConfig(Section):
     """What a drop multiplies the rate by."""
     warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the training in which the rate rises linearly from a hundredth of its peak."""
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of the rate that a stage of the backbone has of the rate of the one above; the head has
+    the whole. For fine-tuning."""
     clip_grad_norm: PositiveFloat | None = None
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     """Momentum of averaged weights and running statistics, which are then the training's result."""
@@ -154,6 +158,9 @@ def optimizer(module: nn.Module, config: OptimConfig) -> optim.Optimizer:
     ]
     if config.optimizer == "lars":
         groups[0]["trust"] = config.trust
+    if config.layer_decay != 1:
+        groups = _by_depth(module, groups, config)
+    if config.optimizer == "lars":
         return LARS(groups, lr=config.peak_lr, momentum=config.momentum)
     # On a GPU one kernel updates all parameters.
     fused = all(p.is_cuda for p in trained) or None
@@ -162,6 +169,28 @@ def optimizer(module: nn.Module, config: OptimConfig) -> optim.Optimizer:
     return optim.SGD(
         groups, lr=config.peak_lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused
     )
+
+
+def set_rate(of: optim.Optimizer, lr: float) -> None:
+    """Set the learning rate, of which a group may have a share, its ``lr_share``."""
+    for group in of.param_groups:
+        group["lr"] = lr * group.get("lr_share", 1.0)
+
+
+def _by_depth(
+    module: nn.Module, groups: Sequence[dict[str, Any]], config: OptimConfig
+) -> list[dict[str, Any]]:
+    """Return the groups parted by the rate that their weights' depth gives, least first."""
+    share_of = rate_shares(module, config.layer_decay)
+    names = {id(weight): name for name, weight in module.named_parameters()}
+    parted = []
+    for share in sorted(set(share_of.values())):
+        for group in groups:
+            own = [p for p in group["params"] if share_of[names[id(p)]] == share]
+            if own:
+                lr = config.peak_lr * share
+                parted.append({**group, "params": own, "lr": lr, "lr_share": share})
+    return parted
 
 
 class LARS(optim.Optimizer):

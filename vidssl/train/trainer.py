@@ -24,7 +24,7 @@ from vidssl.nn.distributed import gather, on_any, rank
 from vidssl.nn.layout import laid_out
 from vidssl.nn.momentum import follow, frozen_copy
 from vidssl.nn.step import StepOutput
-from vidssl.train.optim import OptimConfig, optimizer, schedule
+from vidssl.train.optim import OptimConfig, optimizer, schedule, set_rate
 from vidssl.train.weights import load_into
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -134,8 +134,7 @@ class Trainer:
         """
         torch.manual_seed(self.plan.seed * 1_000_003 + self.step * 1009 + rank())
         lr = self.lr_at(self.step / self.plan.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_rate(self.optimizer, lr)
         self.wrapped.train()
         with self.autocast():
             output: StepOutput = self.wrapped(batch)
