@@ -122,6 +122,19 @@ SlurmOptions = Annotated[
     ),
 ]
 
+Scales = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PIXELS,...",
+        help="Short sides to average scores over. Unless it is said, the recipe's.",
+    ),
+]
+Flip = Annotated[bool, typer.Option("--flip", help="Average over mirrored pictures too.")]
+Clips = Annotated[
+    int,
+    typer.Option(metavar="N", help="Average over N clips about each key frame; an odd number."),
+]
+
 TimeOrigin = Annotated[
     str,
     typer.Option(

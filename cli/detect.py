@@ -76,6 +76,9 @@ def detect(
         ),
     ] = 0.5,
     bank: Annotated[Path | None, typer.Option(help="Feature bank of the video.")] = None,
+    scales: _common.Scales = None,
+    flip: _common.Flip = False,
+    clips: _common.Clips = 1,
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Least score of an action to be shown.")
     ] = 0.5,
@@ -107,7 +110,12 @@ def detect(
                 short_side_px=short_side,
                 workers=0,
             )
-        request = job.Request(checkpoint, boxes, people, bank, min_score, threshold, top, iou)
+        request = job.Request(
+            *(checkpoint, boxes, people, bank, min_score, threshold, top, iou),
+            scales=scales,
+            flip=flip,
+            clips=clips,
+        )
         with _common.progress() as progress:
             result = job.run(video, out, request, progress=progress)
         if json_to is not None:

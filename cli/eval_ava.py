@@ -31,6 +31,9 @@ def eval_ava(
         float | None, typer.Option(min=0, max=1, help="Least score of a person's box.")
     ] = None,
     time_origin: _common.TimeOrigin = "auto",
+    scales: _common.Scales = None,
+    flip: _common.Flip = False,
+    clips: _common.Clips = 1,
     max_failed: Annotated[
         float,
         typer.Option(min=0, max=1, help="Share of key frames that may fail; more exits with 3."),
@@ -50,7 +53,9 @@ def eval_ava(
     """Score action predictions, given as a file or made by a trained detector.
 
     Give --predictions, or --checkpoint with --videos and --boxes (and --bank for a detector that
-    reads one). A detector's predictions are written below its run first, and that file is scored.
+    reads one). A detector's predictions are written below its run first, and that file is scored;
+    evaluations that differ get folders that differ. Scores are averaged over views: --scales x
+    --flip x --clips.
     With the score come an interval (bootstrap over videos), what a perfect classifier would score
     on the same boxes, and what each kind of error costs.
     """
@@ -61,7 +66,12 @@ def eval_ava(
         if bars is not None:
             job.require_png(bars)
         earlier = job.read_earlier(compare) if compare is not None else None
-        request = job.Request(checkpoint, videos, boxes, bank, empty_bank, min_score, time_origin)
+        request = job.Request(
+            *(checkpoint, videos, boxes, bank, empty_bank, min_score, time_origin),
+            scales=scales,
+            flip=flip,
+            clips=clips,
+        )
         with _common.progress() as progress:
             result = job.run(truth, predictions, request, progress=progress)
         if json_to is not None:
@@ -101,6 +111,8 @@ def _show(result: "EvalResult", earlier: "Earlier | None") -> None:
         + (f"; nobody was detected in {result.unpeopled}" if result.unpeopled else "")
     )
     _common.say("protocol: " + ", ".join(f"{k} {v}" for k, v in result.protocol.items()))
+    if "detector" in result.protocol:
+        _common.say(f"predictions: {result.predictions}")
     _common.say_origins(result.time_origins)
     for note in result.notes:
         _common.say(f"note: {note}")

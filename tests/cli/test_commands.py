@@ -56,18 +56,27 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         | {"--encoder", "--videos", "--boxes", "--out", "--time-origin", "--gpus", "--part"}
         | {"--max-failed"},
     ),
+    "long-term": (
+        ["recipe"],
+        RECIPE
+        | {"--encoder", "--videos", "--annotations", "--labels", "--boxes", "--train-boxes"}
+        | {"--excluded", "--time-origin", "--out", "--steps", "--gpus", "--max-restarts"}
+        | {"--max-failed"},
+    ),
     "detect": (
         ["video"],
         JSON
         | {"--checkpoint", "--out", "--boxes", "--detector", "--model", "--class", "--short-side"}
-        | {"--every", "--min-score", "--iou", "--bank", "--threshold", "--top"},
+        | {"--every", "--min-score", "--iou", "--bank", "--threshold", "--top"}
+        | {"--scales", "--flip", "--clips"},
     ),
     "eval-ava": (
         [],
         JSON
         | {"--annotations", "--labels", "--predictions", "--checkpoint", "--videos", "--boxes"}
         | {"--bank", "--empty-bank", "--excluded", "--protocol", "--min-score", "--max-failed"}
-        | {"--time-origin", "--quick", "--csv", "--bars", "--compare"},
+        | {"--time-origin", "--quick", "--csv", "--bars", "--compare"}
+        | {"--scales", "--flip", "--clips"},
     ),
     "eval-tubes": ([], JSON | {"--annotations", "--predictions", "--inclusive", "--area"}),
     "export": (["checkpoint"], JSON | {"--format", "--out", "--crop"}),

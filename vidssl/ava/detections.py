@@ -48,6 +48,7 @@ class MadeBy(_Row):
     bank: str | None = Field(description="Hash of the encoder of the feature bank, if one is read.")
     min_score: float = Field(description="Least score of a person's box.")
     version: str = Field(description="Version of the program.")
+    views: str = Field("not said", description="Over which views scores are averaged.")
 
 
 class Action(_Row):

@@ -80,11 +80,15 @@ class Reading:
     window: WindowConfig | None = None
     """The part of a feature bank that comes along; None without a bank."""
     decoder: Decoder = "auto"
+    shifts_s: tuple[float, ...] = (0.0,)
+    """Of each clip of a key frame: where its middle lies, in seconds from the key frame."""
 
 
 @dataclass(frozen=True)
 class KeyFrameSample:
     """A clip ``(T, H, W, 3)``, uint8, around a key frame, with its people.
+
+    Where the reading takes several clips of a key frame, they follow each other along T.
 
     ``boxes`` ``(P, 4)``, ``labels`` ``(P, K)`` as the key frame has them; ``seed`` makes the random
     choices still to come. ``failed`` tells of key frames before this one that could not be read.
@@ -238,12 +242,15 @@ class KeyFramePlan:
 def read_keyframes(reading: Reading, bank: Bank | None, plan: KeyFramePlan) -> list[KeyFrameSample]:
     """Return the samples of a plan; clips that overlap share their decoded frames.
 
+    However many clips a key frame has, its video is gone through once.
+
     Raises:
         VideoError: if the video cannot be read.
     """
     times_s = [
-        centred_times(m.timestamp - plan.origin_s, reading.frames, reading.stride)
+        centred_times(m.timestamp - plan.origin_s + shift_s, reading.frames, reading.stride)
         for m in plan.moments
+        for shift_s in reading.shifts_s
     ]
     with open_reader(plan.location, reading.decoder) as reader:
         clip = reader.frames_at(np.concatenate(times_s), reading.short_side_px)

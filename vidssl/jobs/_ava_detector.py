@@ -1,8 +1,9 @@
 """A trained detector's predictions for ``vidssl eval-ava``: written to a file, which is scored."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +20,48 @@ from vidssl.ava.annotations import (
     read_person_boxes,
     write_predictions,
 )
+from vidssl.ava.fingerprint import NOT_SAID
 from vidssl.ava.labels import LabelMap, read_labels
 from vidssl.ava.origins import summary
 from vidssl.data.keyframes import KeyFrameSample, Moment, Placed, VideoChunks, detected
 from vidssl.data.loader import Loader
+from vidssl.detection.detector import DetectionBatch
+from vidssl.detection.views import Views
 from vidssl.errors import AnnotationError, BankError, CheckpointError, listed
 from vidssl.features import Bank
 from vidssl.files import sha256, write_text
 from vidssl.jobs import _detector as shared
-from vidssl.jobs.eval_ava import EvalResult, Request, Truth, Unread, as_json, score_file
+from vidssl.jobs.eval_ava import (
+    EvalResult,
+    Request,
+    Truth,
+    Unread,
+    as_json,
+    read_earlier,
+    score_file,
+)
 from vidssl.nn.layout import laid_out
 from vidssl.progress import Progress, silent
+from vidssl.recipe import Detection
 from vidssl.train.trainer import device_of
 
 CHUNK = 8
 """Key frames in one forward pass."""
+Make = Callable[[Sequence[KeyFrameSample], int], DetectionBatch]
 
 
 def score_detector(truth: Truth, request: Request, progress: Progress = silent) -> EvalResult:
     """Let a detector predict for every detected person, then score that file.
 
-    Predictions and score go to a folder of their own below the run.
+    Predictions and score go to a folder of their own below the run, ``eval-NAME`` by the name of
+    the annotations; another evaluation by the same name does not take its place but goes to
+    ``eval-NAME-2``, and so on.
 
     Raises:
         AnnotationError: if a file is wrong, or no video is there.
         CheckpointError: if the run holds no detector, or one for other classes.
         BankError: if the bank is missing, not wanted, or was made by another encoder.
+        RecipeError: if the views make no sense.
     """
     assert request.run is not None
     assert request.videos is not None
@@ -60,6 +77,7 @@ def score_detector(truth: Truth, request: Request, progress: Progress = silent) 
     trained = shared.load_detector(request.run)
     _require_classes(trained.labels, labels, request.run)
     bank = bank_for(trained, request)
+    views = shared.views_of(trained.recipe, request.scales, request.flip, request.clips)
     threshold = request.min_score
     if threshold is None:
         threshold = trained.recipe.boxes.test_min_score
@@ -74,10 +92,19 @@ def score_detector(truth: Truth, request: Request, progress: Progress = silent) 
         placed = shared.place_moments(
             everything, request.videos, cache, progress, request.time_origin
         )
-    found = predict(trained, placed, bank, request.empty_bank, progress)
+    found = predict(trained, placed, bank, views, progress, empty_bank=request.empty_bank)
     predictions, failed = found.table(labels.ids), found.failed
+    source = {
+        "detector": trained.weights_hash,
+        "key_frames": "those of the detected people",
+        "boxes": sha256(request.boxes)[:16],
+        "min_score": threshold,
+        "views": views.told(trained.recipe.backbone.stride),
+        "bank": bank.encoder_hash if bank else None,
+        "bank_emptied": request.empty_bank,
+    }
     suffix = "-empty-bank" if request.empty_bank else ""
-    folder = request.run / f"eval-{truth.annotations.stem}{suffix}"
+    folder = _folder(request.run / f"eval-{truth.annotations.stem}{suffix}", truth, source)
     folder.mkdir(parents=True, exist_ok=True)
     write_predictions(folder / "predictions.csv", predictions)
     reasons = {moment.video: reason for moment, reason in failed}
@@ -85,15 +112,6 @@ def score_detector(truth: Truth, request: Request, progress: Progress = silent) 
     lost = {_key(moment) for moment in everything} - looked_at
     unread = Unread(frozenset(lost), placed.unusable | reasons)
     result = score_file(truth, folder / "predictions.csv", unread)
-    source = {
-        "detector": trained.weights_hash,
-        "key_frames": "those of the detected people",
-        "boxes": sha256(request.boxes)[:16],
-        "min_score": threshold,
-        "views": 1,
-        "bank": bank.encoder_hash if bank else None,
-        "bank_emptied": request.empty_bank,
-    }
     result = replace(
         result,
         protocol={**result.protocol, **source},
@@ -102,6 +120,29 @@ def score_detector(truth: Truth, request: Request, progress: Progress = silent) 
     )
     write_text(folder / "score.json", as_json(result))
     return result
+
+
+def _folder(first: Path, truth: Truth, source: dict[str, Any]) -> Path:
+    """Return where a score goes: the folder of the last such one, or the next that is free.
+
+    A detector that was trained on takes the place of what it was; its old scores are of no use.
+    """
+    asked = {
+        **{key: value for key, value in source.items() if key != "detector"},
+        "protocol": truth.protocol,
+        "annotations": sha256(truth.annotations)[:16],
+        "labels": sha256(truth.labels)[:16],
+        "excluded_file": sha256(truth.excluded)[:16] if truth.excluded else "none",
+    }
+    for number in count(1):
+        folder = first if number == 1 else first.with_name(f"{first.name}-{number}")
+        try:
+            there = read_earlier(folder / "score.json").protocol
+        except AnnotationError:  # none, or one that was not finished
+            return folder
+        if all(there.get(key, NOT_SAID) == value for key, value in asked.items()):
+            return folder
+    raise AssertionError("numbers do not end")
 
 
 def bank_for(trained: shared.Trained, request: Request) -> Bank | None:
@@ -172,16 +213,19 @@ def predict(
     trained: shared.Trained,
     placed: Placed,
     bank: Bank | None,
-    empty_bank: bool,
+    views: Views,
     progress: Progress,
+    *,
+    empty_bank: bool = False,
 ) -> Predicted:
-    """Return every person's score for all classes."""
+    """Return every person's score for all classes, the mean over the views."""
     plan, device = trained.recipe, device_of(trained.recipe.device)
     detector = laid_out(trained.detector, device).eval()
     peopled = [moment for moment in placed.moments if len(moment.boxes)]
-    dataset = VideoChunks(replace(placed, moments=peopled), shared.reading(plan), CHUNK, bank)
-    stride = detector.encoder.spatial_stride
-    make = shared.batcher(plan.augment, stride, device, training=False)
+    reading = shared.reading(plan, views)
+    chunk = max(1, CHUNK // views.clips)  # so many clips are in memory at a time
+    dataset = VideoChunks(replace(placed, moments=peopled), reading, chunk, bank)
+    makers = _makers(plan, views, detector.encoder.spatial_stride, device)
     scores: list[NDArray[np.float64]] = []
     moments: list[Moment] = []
     failed: list[tuple[Moment, str]] = []
@@ -192,7 +236,9 @@ def predict(
         if not samples[0].clip.numel():
             failed += [(sample.moment, sample.failed[0][1]) for sample in samples]
             continue
-        scores.append(_scores(detector, samples, make, empty_bank))
+        clips = [_clip(samples, number, views.clips) for number in range(views.clips)]
+        every = [_scores(detector, clip, make, empty_bank) for clip in clips for make in makers]
+        scores.append(np.mean(every, axis=0))
         moments += [sample.moment for sample in samples]
     bad = {moment.video for moment, _ in failed}
     nobody = [m for m in placed.moments if not len(m.boxes) and m.video not in bad]
@@ -200,8 +246,25 @@ def predict(
     return Predicted(moments, scores_NK, nobody, failed)
 
 
+def _makers(plan: Detection, views: Views, stride: int, device: torch.device) -> list[Make]:
+    """Return what makes a batch of each picture of the views."""
+    sized = (
+        (plan.augment.model_copy(update={"test_short_side_px": side_px}), mirrored)
+        for side_px, mirrored in views.pictures
+    )
+    return [
+        shared.batcher(augment, stride, device, training=False, mirrored=mirrored)
+        for augment, mirrored in sized
+    ]
+
+
+def _clip(samples: Sequence[KeyFrameSample], number: int, clips: int) -> list[KeyFrameSample]:
+    """Return the samples with one of the clips that each has."""
+    return [replace(s, clip=s.clip[number * (n := len(s.clip) // clips) :][:n]) for s in samples]
+
+
 def _scores(
-    detector: Any, samples: Sequence[KeyFrameSample], make: Any, empty_bank: bool
+    detector: Any, samples: Sequence[KeyFrameSample], make: Make, empty_bank: bool
 ) -> NDArray[np.float64]:
     batch = make(samples, 0)
     window = batch.window

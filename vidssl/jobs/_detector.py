@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,15 @@ from vidssl.ava.origins import parse_origin
 from vidssl.backbones import BackboneConfig, Encoder
 from vidssl.data.keyframes import KeyFrameSample, Moment, Placed, Reading, place
 from vidssl.detection.detector import BankWindow, DetectionBatch, Detector
-from vidssl.errors import AnnotationError, BankError, CheckpointError, OutputError, listed
+from vidssl.detection.views import Views
+from vidssl.errors import (
+    AnnotationError,
+    BankError,
+    CheckpointError,
+    OutputError,
+    RecipeError,
+    listed,
+)
 from vidssl.features import Bank
 from vidssl.features.manifest import flatten
 from vidssl.jobs._training import Seen
@@ -204,11 +212,61 @@ def take_own_part(detector: Detector, before: Detector) -> None:
         detector.context.load_state_dict(before.context.state_dict())
 
 
-def reading(plan: Detection) -> Reading:
-    """Return how the recipe's clips and windows are read."""
+def reading(plan: Detection, views: Views | None = None) -> Reading:
+    """Return how the recipe's clips and windows are read; with views, those of a test.
+
+    Pictures that are to be seen larger than the recipe has them decoded are decoded so large.
+    """
     window = plan.head.operator.window if plan.head.operator else None
     frames, stride = plan.backbone.frames, plan.backbone.stride
-    return Reading(frames, stride, plan.decode_short_side_px, window, plan.decoder)
+    own = Reading(frames, stride, plan.decode_short_side_px, window, plan.decoder)
+    if views is None:
+        return own
+    side_px = own.short_side_px
+    if side_px is not None and views.short_sides_px != (plan.augment.test_short_side_px,):
+        side_px = max(side_px, *views.short_sides_px)
+    return replace(own, short_side_px=side_px, shifts_s=views.shifts_s(stride))
+
+
+def views_of(plan: Detection, scales: str | None, flip: bool, clips: int) -> Views:
+    """Return the views that a person asks for; those of the recipe's test where nothing is said.
+
+    ``scales`` are short sides in pixels with commas between them.
+
+    Raises:
+        RecipeError: if they are none, name one twice, or are shorter than the crop of training or
+            than the backbone can take; or if the clips are not odd in number.
+    """
+    if clips < 1 or clips % 2 == 0:
+        raise RecipeError(
+            f"--clips: expected an odd number from 1, found {clips}: one of the clips is to stand "
+            "on the key frame, and as many before it as after it"
+        )
+    sides_px = {plan.augment.test_short_side_px} if scales is None else _sides(plan, scales)
+    return Views(tuple(sorted(sides_px)), flip, clips)
+
+
+def _sides(plan: Detection, scales: str) -> set[int]:
+    words = [word.strip() for word in scales.split(",")]
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise RecipeError(
+            f"--scales: expected short sides in pixels, as 224,256,320, found {scales!r}"
+        )
+    sides_px = [int(word) for word in words]
+    if twice := sorted({side for side in sides_px if sides_px.count(side) > 1}):
+        raise RecipeError(f"--scales: {twice[0]} is there twice; each counts once")
+    crop_px = plan.augment.crop_px
+    if crop_px is not None and min(sides_px) < crop_px:
+        raise RecipeError(
+            f"--scales: {min(sides_px)} is shorter than the crop of {crop_px} pixels that the "
+            "detector was trained on"
+        )
+    for side in sides_px:
+        try:
+            plan.backbone.require_side(side, "--scales")
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
+    return set(sides_px)
 
 
 def place_moments(
@@ -251,12 +309,18 @@ def fingerprint(placed: Placed) -> str:
 
 
 def batcher(
-    augment: DetectionConfig, multiple: int, device: torch.device, *, training: bool
+    augment: DetectionConfig,
+    multiple: int,
+    device: torch.device,
+    *,
+    training: bool,
+    mirrored: bool = False,
 ) -> Callable[[Sequence[KeyFrameSample], int], DetectionBatch]:
     """Return what makes a batch of raw samples: on the device, resized, boxes carried along.
 
     Boxes of which nothing is left inside a training crop get the label -1, not known: there is
-    nothing to see of them (SlowFast trains on them all the same).
+    nothing to see of them (SlowFast trains on them all the same). ``mirrored`` is about testing:
+    clips and boxes are then seen from left to right reversed.
     """
 
     def make(samples: Sequence[KeyFrameSample], step: int) -> DetectionBatch:
@@ -265,9 +329,11 @@ def batcher(
         for sample in samples:
             clip = sample.clip.to(device, non_blocking=True)
             view = detection_view(clip, sample.seed if training else None, augment, multiple)
+            if not training:
+                view = replace(view, flip=mirrored)
             if size is not None and augment.crop_px is None:
                 # One batch, one size: the first clip's.
-                view = geometry.View(**{**vars(view), "height_px": size[0], "width_px": size[1]})
+                view = replace(view, height_px=size[0], width_px=size[1])
             size = (view.height_px, view.width_px)
             clips.append(normalise(geometry.apply(clip, view)))
             own = torch.as_tensor(sample.moment.boxes, dtype=torch.float32, device=device)

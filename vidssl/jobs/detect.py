@@ -93,7 +93,8 @@ class Request:
     Either ``boxes`` or ``people`` gives the people: a csv file, or a detector and how it is to
     look. ``min_score`` is the least score of a person; None: that which the action detector's
     recipe tests with. ``threshold`` is an action's least score in an interval; ``top`` the most
-    actions that a person at a key frame is listed with.
+    actions that a person at a key frame is listed with. ``scales``, ``flip`` and ``clips`` are the
+    views over which scores are averaged, as eval-ava has them.
     """
 
     run: Path
@@ -104,6 +105,9 @@ class Request:
     threshold: float = 0.5
     top: int = 3
     iou: float = 0.5
+    scales: str | None = None
+    flip: bool = False
+    clips: int = 1
 
     def __post_init__(self) -> None:
         """Refuse a threshold that is none."""
@@ -145,6 +149,7 @@ def run(video: str, out: Path, request: Request, *, progress: Progress = silent)
         AnnotationError: if a file of people has mistakes, or none of this video. A detector that
             finds nobody is no error: then the files say so.
         BankError: if the bank is missing, not wanted, of another encoder or of other videos.
+        RecipeError: if the views make no sense.
     """
     shared.require_alone("detect")
     if (request.boxes is None) == (request.people is None):
@@ -160,6 +165,7 @@ def run(video: str, out: Path, request: Request, *, progress: Progress = silent)
         # All that may be wrong is found before hours of work.
         trained = shared.load_detector(request.run)
         bank = bank_for(trained, eval_ava.Request(run=request.run, bank=request.bank))
+        views = shared.views_of(trained.recipe, request.scales, request.flip, request.clips)
         least = request.min_score
         if least is None:
             least = trained.recipe.boxes.test_min_score
@@ -176,7 +182,7 @@ def run(video: str, out: Path, request: Request, *, progress: Progress = silent)
         found = Predicted([], np.zeros((0, trained.labels.size)), [], [])
         if wanted:
             placed = shared.place_moments(wanted, str(index), index, progress, "0")
-            found = predict(trained, placed, bank, False, progress)
+            found = predict(trained, placed, bank, views, progress)
         if found.failed and not found.moments:
             raise VideoError(f"{inert(video)}: {found.failed[0][1]}")
         followed = _follow(found, request)
@@ -190,6 +196,7 @@ def run(video: str, out: Path, request: Request, *, progress: Progress = silent)
                 bank=bank.encoder_hash if bank else None,
                 min_score=least,
                 version=__version__,
+                views=views.told(trained.recipe.backbone.stride),
             ),
             threshold=request.threshold,
             top=request.top,

@@ -59,7 +59,9 @@ class Request:
     """What lets a detector predict, as a person names it; all absent to score a file.
 
     ``empty_bank`` keeps the bank's features from the detector, but not who was there when: what is
-    lost is what the features gave.
+    lost is what the features gave. ``scales``, short sides in pixels with commas between them,
+    ``flip`` and ``clips`` are the views over which scores are averaged
+    (``vidssl.detection.views``).
     """
 
     run: Path | None = None
@@ -70,6 +72,9 @@ class Request:
     min_score: float | None = None
     time_origin: str = "auto"
     """From where the boxes' times count: ``auto``, seconds, or a csv file of video and seconds."""
+    scales: str | None = None
+    flip: bool = False
+    clips: int = 1
 
     def require_nothing(self) -> None:
         """Refuse what is said to a detector where a file is scored as it is.
