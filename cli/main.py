@@ -7,6 +7,7 @@ from .demo import demo
 from .detect import detect
 from .doctor import doctor
 from .eval_ava import eval_ava
+from .eval_kinetics import eval_kinetics
 from .eval_tubes import eval_tubes
 from .export import export
 from .extract_features import extract_features
@@ -42,6 +43,7 @@ app.command()(propose)
 app.command("extract-features")(extract_features)
 app.command()(detect)
 app.command("eval-ava")(eval_ava)
+app.command("eval-kinetics")(eval_kinetics)
 app.command("eval-tubes")(eval_tubes)
 app.command()(export)
 app.command()(report)

@@ -78,6 +78,16 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         | {"--time-origin", "--quick", "--csv", "--bars", "--compare"}
         | {"--scales", "--flip", "--clips"},
     ),
+    "eval-kinetics": (
+        [],
+        JSON
+        | {"--checkpoint", "--videos", "--scores", "--weights", "--verb", "--noun", "--prior"}
+        | {"--out", "--views", "--frames", "--stride", "--sampling", "--indexing", "--reach-end"}
+        | {"--short-side", "--crop", "--train-crop", "--pooled"}
+        | {"--activation", "--over-views", "--precision", "--index", "--batch", "--workers"}
+        | {"--device", "--gpus", "--retry", "--max-failed", "--top", "--confusion", "--quick"}
+        | {"--csv", "--compare"},
+    ),
     "eval-tubes": ([], JSON | {"--annotations", "--predictions", "--inclusive", "--area"}),
     "export": (["checkpoint"], JSON | {"--format", "--out", "--crop"}),
     "report": (["run"], JSON),

@@ -1,0 +1,331 @@
+"""A classifier at work on the views of every video of a list.
+
+Each video's views go through the network by themselves, so that its scores depend neither on the
+other videos nor on how many processes share them. Scores are on the disk every so many videos, in
+``OUT/.parts``: whoever is stopped goes on from there, with any number of processes. All of them
+see one disk.
+
+Array suffixes: V clips, T frames, K classes.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vidssl.augment.recognition import RecognitionConfig, side_crops
+from vidssl.data.clips import ClipPlan, ClipReading, ClipSample
+from vidssl.data.loader import Loader, LoaderConfig
+from vidssl.data.samples import Failed, Samples
+from vidssl.errors import AnnotationError, Interrupted, OutputError, listed
+from vidssl.files import write_text
+from vidssl.jobs._stopping import stoppable
+from vidssl.jobs._tested import Item
+from vidssl.jobs.index import open_index, set_aside
+from vidssl.nn.distributed import first_here, rank, wait_for_all, world_size
+from vidssl.nn.layout import laid_out
+from vidssl.progress import Progress
+from vidssl.recognition import scores as files
+from vidssl.recognition.classifier import Classifier
+from vidssl.recognition.protocol import Protocol
+from vidssl.recognition.scores import About, Scores
+from vidssl.recognition.views import clip_scores, video_scores
+from vidssl.train.trainer import Precision, half_type
+from vidssl.video.index import ClipIndex
+from vidssl.video.reader import Decoder
+from vidssl.video.storage import Location
+
+SCORES, PARTS, INDEX, ABOUT = "scores.parquet", ".parts", ".index.parquet", "about.json"
+VIDEOS_A_PART = 64
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done: ``items`` by a network under a protocol, and where it is kept.
+
+    ``source`` gives their videos, ``index`` is one that was made of it before.
+    """
+
+    items: Sequence[Item]
+    source: str
+    protocol: Protocol
+    about: About
+    out: Path
+    index: Path | None = None
+    clips_at_once: int = 10
+    decoder: Decoder = "auto"
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+
+
+def predicted(
+    work: Work, classifier: Classifier, device: torch.device, retry: bool, progress: Progress
+) -> Scores:
+    """Return the scores of all items, written to ``OUT/scores.parquet``; those there are kept.
+
+    With ``retry`` only those of videos that did not fail. All processes return the same.
+
+    Raises:
+        OutputError: if ``out`` holds the scores of something else, or cannot be written.
+        SourceError: if no video can be decoded.
+        Interrupted: on Ctrl-C, after what was written; the same call goes on.
+    """
+    whole = work.out / SCORES
+    with first_here():
+        found = _finished(work)
+        if found is not None and (found.is_ok.all() or not retry):
+            return found
+        _claim(work)
+        located = _located(work, progress)
+    known = {} if found is None else _rows_of(found, retry)
+    known |= _rows_of_parts(work, retry)
+    _Predictor(work, classifier, device, progress).run(located, known)
+    wait_for_all()
+    with first_here():
+        if rank() == 0:
+            rows = ({} if found is None else _rows_of(found, retry)) | _rows_of_parts(work, False)
+            files.write(_together(work, rows), whole)
+            shutil.rmtree(work.out / PARTS, ignore_errors=True)
+            (work.out / INDEX).unlink(missing_ok=True)
+    return files.read(whole)
+
+
+# --- what there is
+
+
+@dataclass(frozen=True)
+class _Located:
+    """The videos' lengths by path, and why others cannot be used."""
+
+    duration_s: Mapping[Location, float]
+    reasons: Mapping[Location, str]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What is known of one item."""
+
+    scores: NDArray[np.float32]
+    reason: str
+
+
+def _finished(work: Work) -> Scores | None:
+    """Return the scores that are there already.
+
+    Raises:
+        OutputError: if they are not those of this work.
+    """
+    path = work.out / SCORES
+    if not path.exists():
+        return None
+    try:
+        found = files.read(path)
+    except AnnotationError as error:
+        raise OutputError(f"{error}; choose another folder with --out") from None
+    _require_same(work, path, found.about.protocol)
+    return _together(work, _rows_of(found, False))  # in the order of the list, if that changed
+
+
+def _claim(work: Work) -> None:
+    """Make the folder of parts, or take up that of the same work.
+
+    Raises:
+        OutputError: if the parts are of other work.
+    """
+    path = work.out / PARTS / ABOUT
+    if path.exists():
+        try:
+            there = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            raise OutputError(f"{path}: is damaged; remove {path.parent}") from None
+        _require_same(work, path.parent, there)
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{work.out}: cannot be written: {error.strerror}") from error
+    write_text(path, json.dumps(work.about.protocol) + "\n")
+
+
+def _require_same(work: Work, path: Path, there: Mapping[str, Any]) -> None:
+    here = json.loads(json.dumps(work.about.protocol))
+    differ = [
+        f"{key}: {there.get(key)} there, {here.get(key)} here"
+        for key in dict.fromkeys([*there, *here])
+        if there.get(key) != here.get(key)
+    ]
+    if differ:
+        title = f"{path}: holds other scores; choose another folder with --out"
+        raise OutputError(listed(title, differ))
+
+
+def _located(work: Work, progress: Progress) -> _Located:
+    if work.index is not None:
+        index = ClipIndex(work.index)
+    else:
+        index = open_index(work.source, work.out / INDEX, progress)
+    durations = dict(index.video(number) for number in range(len(index)))
+    return _Located(durations, set_aside(index))
+
+
+def _rows_of(scores: Scores, retry: bool) -> dict[str, _Row]:
+    rows = zip(scores.ids, scores.scores, scores.reasons, strict=True)
+    return {one: _Row(values, why) for one, values, why in rows if not (retry and why)}
+
+
+def _rows_of_parts(work: Work, retry: bool) -> dict[str, _Row]:
+    rows: dict[str, _Row] = {}
+    for path in sorted((work.out / PARTS).glob("*.parquet")):
+        rows |= _rows_of(files.read(path), retry)
+    return rows
+
+
+def _together(work: Work, rows: Mapping[str, _Row]) -> Scores:
+    nothing = _Row(np.zeros(work.about.num_classes, np.float32), "not looked at")
+    found = [rows.get(item.id, nothing) for item in work.items]
+    return Scores(
+        tuple(item.id for item in work.items),
+        tuple(item.labels for item in work.items),
+        np.stack([row.scores for row in found]),
+        tuple(row.reason for row in found),
+        work.about,
+    )
+
+
+# --- the work itself
+
+
+class _Predictor:
+    """The network, what it has seen, and what of that is not on the disk yet."""
+
+    def __init__(
+        self, work: Work, classifier: Classifier, device: torch.device, progress: Progress
+    ) -> None:
+        self.work, self.device, self.progress = work, device, progress
+        self.network = laid_out(classifier, device).eval()
+        precision: Precision = work.protocol.precision  # type: ignore[assignment]
+        self.half = half_type(precision, device)
+        self.fresh: list[tuple[Item, _Row]] = []
+        self.crops = RecognitionConfig(
+            crop_px=1,
+            short_side_px=None,
+            test_short_side_px=work.protocol.short_side_px,
+            test_crop_px=work.protocol.crop_px,
+        )
+
+    def run(self, located: _Located, known: Mapping[str, _Row]) -> None:
+        """Predict this process's share: every N-th item that is not known."""
+        own = self.work.items[rank() :: world_size()]
+        todo = [item for item in own if item.id not in known]
+        readable: list[Item] = []
+        for item in todo:
+            if why := _why_not(item, located):
+                self._keep(item, _Row(np.zeros(self.work.about.num_classes, np.float32), why))
+            else:
+                readable.append(item)
+        done = len(own) - len(readable)
+        dataset = _Views(readable, located.duration_s, self.work)
+        batches = Loader(dataset, [[n] for n in range(len(readable))], self.work.loader)
+        try:
+            for number, (sample,) in enumerate(stoppable(batches)):
+                self._keep(readable[number], self._row(sample))
+                self.progress("scoring videos", done + number + 1, len(own))
+        except KeyboardInterrupt:
+            self._flush()
+            left = len(own) - done - len(_rows_of_parts(self.work, False).keys() & _ids(readable))
+            raise Interrupted(f"{self.work.out}: {left} of {len(own)} videos are to do") from None
+        self._flush()
+
+    def _keep(self, item: Item, row: _Row) -> None:
+        self.fresh.append((item, row))
+        if len(self.fresh) >= VIDEOS_A_PART:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self.fresh:
+            return
+        part = _together(
+            replace(self.work, items=[item for item, _ in self.fresh]),
+            {item.id: row for item, row in self.fresh},
+        )
+        folder, own = self.work.out / PARTS, f"{rank():04}"
+        number = len(list(folder.glob(f"{own}-*.parquet")))
+        files.write(part, folder / f"{own}-{number:06}.parquet")
+        self.fresh.clear()
+
+    @torch.inference_mode()
+    def _row(self, sample: ClipSample) -> _Row:
+        nothing = np.zeros(self.work.about.num_classes, np.float32)
+        if sample.failed:
+            return _Row(nothing, sample.failed[0][1])
+        how = self.work.protocol
+        parts: list[Tensor] = []
+        step = max(1, self.work.clips_at_once // how.crops)
+        for first in range(0, len(sample.views), step):
+            views = torch.cat([self._crops(c) for c in sample.views[first : first + step]])
+            dtype = self.half or torch.bfloat16
+            with torch.autocast(self.device.type, dtype, enabled=self.half is not None):
+                parts.append(clip_scores(self.network, views, how.activation, how.window))
+        values = video_scores(torch.cat(parts), how.gathering).cpu().numpy()
+        (reason,) = files.finite(values[None], [""])
+        return _Row(nothing if reason else values, reason)
+
+    def _crops(self, clip_THWC: Tensor) -> Tensor:
+        clip = clip_THWC.to(self.device, non_blocking=True)
+        return side_crops(clip, self.crops, self.work.protocol.sides)
+
+
+def _ids(items: Sequence[Item]) -> set[str]:
+    return {item.id for item in items}
+
+
+def _why_not(item: Item, located: _Located) -> str:
+    """Return why an item cannot be read, or nothing."""
+    if item.path is None:
+        return "no such video"
+    if item.path not in located.duration_s:
+        return located.reasons.get(item.path, "not in the index")
+    length_s = located.duration_s[item.path]
+    if item.start_s is not None and item.start_s >= length_s:
+        return f"begins at {item.start_s:g} s, and the video ends at {length_s:.2f} s"
+    return ""
+
+
+class _Views(Samples[ClipPlan, ClipSample]):
+    """The clips of each item; nothing takes the place of one that cannot be read."""
+
+    def __init__(
+        self, items: Sequence[Item], duration_s: Mapping[Location, float], work: Work
+    ) -> None:
+        self.items, self.duration_s, self.protocol = items, duration_s, work.protocol
+        self.reading = ClipReading(work.protocol.decode_short_side_px, work.decoder)
+
+    @property
+    def read(self) -> Callable[[ClipPlan], ClipSample]:
+        return self.reading
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def plan(self, position: int, attempt: int = 0) -> ClipPlan | None:
+        if attempt or position >= len(self):
+            return None
+        item = self.items[position]
+        assert item.path is not None
+        length_s = self.duration_s[item.path]
+        start_s = item.start_s or 0.0
+        end_s = length_s if item.end_s is None else min(item.end_s, length_s)
+        times_VT = start_s + self.protocol.times(max(end_s - start_s, 0.0))
+        return ClipPlan(item.path, times_VT, 0)
+
+    def tell(self, sample: ClipSample, failed: Failed) -> ClipSample:
+        return replace(sample, failed=failed)
+
+    def lost(self, plan: ClipPlan, failed: Failed) -> ClipSample:
+        return ClipSample(plan.location, (), (), 0, failed)
