@@ -123,7 +123,7 @@ class Examples:
             labels=self.labels[kept],
             from_s=self.from_s[kept],
             to_s=self.to_s[kept],
-            key=[self.key[n] for n in numbers],
+            key=[self.key[int(n)] for n in numbers],
         )
 
     def fingerprint(self, index: ClipIndex) -> str:

@@ -64,8 +64,10 @@ def class_weights(counts_K: ArrayLike, weighing: Weighing, loss: Loss) -> NDArra
     power = {"none": 0.0, "inverse": 1.0, "sqrt_inverse": 0.5}[weighing]
     weights: NDArray[np.float64] = np.maximum(counts, 1.0) ** -power
     if loss == "softmax":
-        return weights * counts.sum() / (weights * counts).sum()
-    return weights / weights.mean()
+        mean = float((weights * counts).sum() / counts.sum())
+    else:
+        mean = float(weights.mean())
+    return np.asarray(weights / mean)
 
 
 def multi_hot(labels: Sequence[Sequence[int]], classes: int) -> NDArray[np.float32]:
