@@ -13,6 +13,7 @@ from .export import export
 from .extract_features import extract_features
 from .finetune import finetune
 from .index import index
+from .long_term import long_term
 from .models import models
 from .playground import playground
 from .pretrain import pretrain
@@ -41,6 +42,7 @@ app.command()(pretrain)
 app.command()(finetune)
 app.command()(propose)
 app.command("extract-features")(extract_features)
+app.command("long-term")(long_term)
 app.command()(detect)
 app.command("eval-ava")(eval_ava)
 app.command("eval-kinetics")(eval_kinetics)

@@ -10,8 +10,9 @@ from vidssl.errors import RecipeError
 from vidssl.recipe import (
     Detection,
     Extract,
+    LongTerm,
     Pretrain,
-    Recipe,
+    RecipeFile,
     Recognition,
     bundled,
     dump,
@@ -22,7 +23,7 @@ from vidssl.recipe import (
 )
 
 Refused = Callable[..., str]
-KINDS: tuple[type[Recipe], ...] = (Pretrain, Detection, Recognition, Extract)
+KINDS: tuple[type[RecipeFile], ...] = (Pretrain, Detection, Recognition, Extract, LongTerm)
 BUNDLED = [(kind, name) for kind in KINDS for name in bundled(kind)]
 PRETRAIN = """\
 task: pretrain
@@ -74,7 +75,7 @@ def test_a_recipe_of_several_kinds_is_found_and_loaded_by_its_task(tmp_path: Pat
 
 @pytest.mark.parametrize(("kind", "name"), BUNDLED)
 def test_a_bundled_recipe_loads_and_its_dump_loads_to_the_same(
-    kind: type[Recipe], name: str, tmp_path: Path
+    kind: type[RecipeFile], name: str, tmp_path: Path
 ) -> None:
     recipe = load(kind, find(kind, name))
     (tmp_path / "again.yaml").write_text(dump(recipe))
@@ -101,9 +102,10 @@ def test_a_recipe_of_a_newer_version_is_refused_by_that_alone(pretrain: Refused)
 
 @pytest.mark.parametrize(("kind", "name"), BUNDLED)
 def test_a_bundled_recipe_begins_with_its_command_and_what_to_expect(
-    kind: type[Recipe], name: str
+    kind: type[RecipeFile], name: str
 ) -> None:
-    command = {Pretrain: "pretrain", Extract: "extract-features"}.get(kind, "finetune")
+    commands = {Pretrain: "pretrain", Extract: "extract-features", LongTerm: "long-term"}
+    command = commands.get(kind, "finetune")
     first, second, *_ = find(kind, name).read_text(encoding="utf-8").splitlines()
     assert first.startswith(f"# vidssl {command} {name} --")
     assert second.startswith("# ")
@@ -409,7 +411,7 @@ SPLIT = "{name: slow, width: 8, depths: [1, 1, 1, 1], norm: {kind: sub-batch, sp
 DETECTION = f"task: detection\nbackbone: {FIXED}\noptim: {{lr: 1, batch: 2, steps: 1}}\n"
 
 
-def problem(kind: type[Recipe], text: str, tmp_path: Path) -> str:
+def problem(kind: type[RecipeFile], text: str, tmp_path: Path) -> str:
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(RecipeError) as caught:
         load(kind, tmp_path / "mine.yaml")

@@ -40,7 +40,7 @@ from vidssl.train.optim import OptimConfig
 from vidssl.train.trainer import Precision
 from vidssl.video.reader import Decoder
 
-TASKS = ("pretrain", "detection", "recognition", "extract")
+TASKS = ("pretrain", "detection", "recognition", "extract", "long_term")
 VERSION = 1
 """Of the format. A new key's default does what was done before there was the key; where that cannot
 be, or a key means something else, the version grows and :func:`load` translates older ones."""
@@ -62,12 +62,17 @@ class FaultConfig(Section):
     """Steps from one copy of the state in memory to the next: at most what going back costs."""
 
 
-class Recipe(Section):
-    """What every recipe has."""
+class RecipeFile(Section):
+    """What every file of a recipe has."""
 
     folder: ClassVar[str]
     version: Literal[1] = Field(default=1, exclude=True)
     """Of the format, not of what is trained: two recipes that differ in it alone are the same."""
+
+
+class Recipe(RecipeFile):
+    """What the recipe of one network has."""
+
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     device: Literal["auto", "cpu"] = "auto"
     """``auto`` takes the GPU where there is one."""
@@ -254,16 +259,54 @@ class Extract(Recipe):
         return self
 
 
-Kind = TypeVar("Kind", bound=Recipe)
+class LongTerm(RecipeFile):
+    """The two models of a long-term feature bank: one that it is made with, one that reads it."""
+
+    folder: ClassVar[str] = "long_term"
+    task: Literal["long_term"]
+    first: Detection
+    extract: Extract
+    second: Detection
+    second_begins: Literal["encoder", "first"] = "encoder"
+    """From what: the weights that the first began from, as published for AVA and EPIC, or those
+    that the first ended with, as published for Charades."""
+
+    @model_validator(mode="after")
+    def _one_makes_the_bank_and_the_other_reads_it(self) -> Self:
+        if self.first.head.operator is not None:
+            raise ValueError("first.head.operator: there is no bank yet that it could read")
+        if self.second.head.operator is None:
+            raise ValueError("second.head.operator: missing; it reads the bank of the first")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> Self:
+        first = self.first.backbone.geometry_free()
+        readers = {"extract": self.extract.backbone}
+        if self.second_begins == "first":
+            readers["second"] = self.second.backbone
+        differences = [
+            f"{name}.backbone.{key}: {there.get(key)} does not fit first.backbone's {first[key]}"
+            for name, config in readers.items()
+            for there in [config.geometry_free()]
+            for key in first
+            if there.get(key) != first[key]
+        ]
+        if differences:
+            raise ValueError("; ".join(differences))
+        return self
 
 
-def bundled(kind: type[Recipe]) -> dict[str, Path]:
+Kind = TypeVar("Kind", bound=RecipeFile)
+
+
+def bundled(kind: type[RecipeFile]) -> dict[str, Path]:
     """Return the bundled recipes of one kind by name."""
     root = Path(str(importlib.resources.files("vidssl_recipes"))) / kind.folder
     return {path.stem: path for path in sorted(root.glob("*.yaml"))}
 
 
-def find(kind: type[Recipe], name: str) -> Path:
+def find(kind: type[RecipeFile], name: str) -> Path:
     """Return the file of a bundled recipe's name, or the file that ``name`` is the path of.
 
     Raises:
@@ -284,7 +327,7 @@ def find(kind: type[Recipe], name: str) -> Path:
     )
 
 
-def find_any(kinds: Sequence[type[Recipe]], name: str) -> Path:
+def find_any(kinds: Sequence[type[RecipeFile]], name: str) -> Path:
     """Return as :func:`find` does the file of a bundled recipe of one of several kinds, or a file.
 
     Raises:
@@ -361,7 +404,7 @@ def validate(kind: type[Kind], values: dict[str, Any], where: str) -> Kind:
         raise RecipeError(listed(title, list(_problems(error, kind)))) from error
 
 
-def dump(recipe: Recipe) -> str:
+def dump(recipe: RecipeFile) -> str:
     """Return the resolved recipe as YAML that loads to an equal recipe."""
     values = {"version": recipe.version, **recipe.model_dump(mode="json")}
     return yaml.safe_dump(values, sort_keys=False)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from vidssl.errors import RecipeError
 from vidssl.jobs import recipes as job
-from vidssl.recipe import Detection, Extract, Pretrain, Recognition, bundled, load
+from vidssl.recipe import Detection, Extract, LongTerm, Pretrain, Recognition, bundled, load
 
 Invoke = Callable[..., Result]
 
@@ -39,7 +39,7 @@ def rows() -> Sequence[job.RecipeRow]:
 def test_every_bundled_recipe_is_listed_once() -> None:
     expected = [
         (kind.folder, name)
-        for kind in (Pretrain, Detection, Recognition, Extract)
+        for kind in (Pretrain, Detection, Recognition, Extract, LongTerm)
         for name in bundled(kind)
     ]
     assert [(row.kind, row.name) for row in rows()] == expected
@@ -50,6 +50,7 @@ def test_a_recipe_begins_with_its_command_and_what_to_expect(row: job.RecipeRow)
     commands = {
         "pretrain": "vidssl pretrain", "detection": "vidssl finetune",
         "recognition": "vidssl finetune", "extract": "vidssl extract-features",
+        "long_term": "vidssl long-term",
     }  # fmt: skip
     assert row.command.startswith(f"{commands[row.kind]} {row.name} ")
     assert len(row.description) > 20

@@ -332,7 +332,7 @@ def test_overlapping_clips_of_one_pass_equal_each_clip_read_alone(
     trunk, _ = load_encoder(detector, plan.backbone)
     trunk.eval()
     boxes = [playground / "val_person_detections.csv"] if features == "box" else []
-    people = extract_features._people(plan, boxes)
+    people = extract_features.people_of(plan, boxes)
     placed = extract_features._placed(plan, people, str(index), index, "auto", silent)
     placed = replace(placed, moments=placed.moments[:12])
     # A clip of 8 frames at a stride of 4 lasts 1.1 s: key frames of a second or less share frames.

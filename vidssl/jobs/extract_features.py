@@ -59,6 +59,8 @@ from vidssl.video.storage import stat, video_id
 from vidssl.video.workers import preload
 
 INDEX = ".index.parquet"  # of the videos, in the bank's folder while it is being made
+HARMLESS = ("loader", "device", "batch")
+"""Keys of a recipe that do not decide what is in a bank."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def run(
     remark(card, plan.backbone, None, progress)
     if plan.layers:
         trunk = Tapped(trunk, plan.layers, plan.backbone.frames)
-    people = _people(plan, boxes)
+    people = people_of(plan, boxes)
     with joined():
         with first_here(), _beginning(out):
             placed = _placed(plan, people, videos, out / INDEX, time_origin, progress)
@@ -164,7 +166,7 @@ def run(
             size = plan.videos_per_shard
             shards = [names[first : first + size] for first in range(0, len(names), size)]
             details = {
-                "recipe": plan.model_dump(mode="json", exclude={"loader", "device", "batch"}),
+                "recipe": plan.model_dump(mode="json", exclude={*HARMLESS}),
                 "boxes": [sha256(path)[:16] for path in boxes],
                 "videos": _fingerprint(placed),
                 "decoder": decoder_version(plan.decoder),
@@ -208,8 +210,13 @@ def run(
     )
 
 
-def _people(plan: Extract, boxes: Sequence[Path]) -> list[Moment] | None:
-    """Return the people in the boxes by key frame; None where the recipe is not about people."""
+def people_of(plan: Extract, boxes: Sequence[Path]) -> list[Moment] | None:
+    """Return the people in the boxes by key frame; None where the recipe is not about people.
+
+    Raises:
+        RecipeError: if boxes are given where none are asked for or the reverse.
+        AnnotationError: if a file is wrong, or no box is sure enough.
+    """
     if (plan.features == "box") != bool(boxes):
         asked = "of people: give them with --boxes" if not boxes else "not of people: leave --boxes"
         raise RecipeError(f"the recipe's features ({plan.features}) are {asked}")

@@ -7,9 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vidssl.errors import RecipeError, nearest
-from vidssl.recipe import Detection, Extract, Pretrain, Recipe, Recognition, bundled
+from vidssl.recipe import (
+    Detection,
+    Extract,
+    LongTerm,
+    Pretrain,
+    RecipeFile,
+    Recognition,
+    bundled,
+)
 
-KINDS: tuple[type[Recipe], ...] = (Pretrain, Detection, Recognition, Extract)
+KINDS: tuple[type[RecipeFile], ...] = (Pretrain, Detection, Recognition, Extract, LongTerm)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,283 @@
+"""``vidssl long-term``: the two models of a feature bank, from one recipe.
+
+Wu et al., "Long-Term Feature Banks for Detailed Video Understanding", CVPR 2019,
+https://arxiv.org/abs/1812.05038: a detector without a bank is trained, it writes the bank, and a
+second one is trained to read it. Each of the three stages is the job of its name in a folder of its
+own; ``stages.json`` keeps what came of each, by which it is known again.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vidssl.ava.labels import read_labels
+from vidssl.errors import BankError, CheckpointError, VidsslError
+from vidssl.features import Bank
+from vidssl.files import write_text
+from vidssl.jobs import _detector as shared
+from vidssl.jobs import _training as training
+from vidssl.jobs import extract_features, finetune
+from vidssl.jobs.index import open_index
+from vidssl.nn.distributed import first_here, gather_texts, joined, rank, wait_for_all
+from vidssl.progress import Progress, silent
+from vidssl.recipe import Detection, LongTerm, dump
+from vidssl.train.folder import IDENTITY, RunFolder, Terms, claim
+from vidssl.train.trainer import device_of
+from vidssl.train.weights import load_weights
+
+STAGES = "stages.json"
+INDEX = "index.parquet"
+FIRST, BANK, SECOND = "first", "bank", "second"
+
+
+@dataclass(frozen=True)
+class LongTermData:
+    """What both detectors are trained on, and of whom the bank is.
+
+    ``boxes`` are of every video that the second detector is to be trained or tested on, none where
+    the bank is of clips or grids; ``train_boxes`` are trained on beside the true ones. The rest is
+    as :class:`vidssl.jobs.finetune.DetectionData` has it.
+    """
+
+    videos: str
+    annotations: Path
+    labels: Path
+    boxes: tuple[Path, ...] = ()
+    train_boxes: Path | None = None
+    excluded: Path | None = None
+    time_origin: str = "auto"
+
+    def of_detector(self, index: Path, bank: Path | None) -> finetune.DetectionData:
+        """Return what one of the two is trained on."""
+        return finetune.DetectionData(
+            videos=str(index),
+            annotations=self.annotations,
+            labels=self.labels,
+            boxes=self.train_boxes,
+            excluded=self.excluded,
+            bank=bank,
+            time_origin=self.time_origin,
+        )
+
+
+@dataclass(frozen=True)
+class LongTermResult:
+    """What came of each stage, as ``finetune --json`` and ``extract-features --json`` tell it.
+
+    ``done_now`` names the stages that this call had to do. ``failures`` says of how many key frames
+    how many failed in the bank; where these were too many, there is no ``second``.
+    """
+
+    out: Path
+    first: dict[str, Any]
+    bank: dict[str, Any]
+    second: dict[str, Any] | None
+    failures: tuple[int, int, str]
+    done_now: list[str]
+    seconds: float
+
+
+def run(
+    plan: LongTerm,
+    encoder: str,
+    data: LongTermData,
+    out: Path,
+    *,
+    max_failed: float = 0.01,
+    progress: Progress = silent,
+) -> LongTermResult:
+    """Train, extract and train again in ``out``, or go on with whichever stage is not finished.
+
+    What is finished is compared with its record, byte by byte, and not done again. ``encoder`` is a
+    run, an encoder file, or ``random``; where more than ``max_failed`` of the bank's key frames
+    failed, the call ends before the second training.
+
+    Raises:
+        VidsslError: as the jobs of the stages do; what can be seen to be wrong, before the first.
+        OutputError: if ``out`` belongs to something else.
+        CheckpointError: if a finished detector is damaged and cannot be made again as it was.
+        Interrupted: on Ctrl-C; the same call goes on.
+    """
+    started = time.monotonic()
+    identity = _identity(plan, encoder, data)
+    claim(out, identity, _terms())
+    _require_sound(plan, encoder, data)
+    with (
+        joined(device_of(plan.first.device)),
+        RunFolder(out, identity, dump(plan), _terms()) as folder,
+        _kept_once_begun(out, folder),
+    ):
+        with first_here():
+            index = open_index(data.videos, out / INDEX, progress).path
+        stages = _Stages(plan, data, index, out, progress)
+        stages.train(FIRST, plan.first, encoder, None)
+        stages.extract()
+        failed, expected, what = stages.done[BANK]["failures"]
+        if failed <= max_failed * expected:
+            begin = str(out / FIRST) if plan.second_begins == "first" else encoder
+            stages.train(SECOND, plan.second, begin, out / BANK)
+    return LongTermResult(
+        out=out,
+        first=stages.done[FIRST]["result"],
+        bank=stages.done[BANK]["result"],
+        second=stages.done[SECOND]["result"] if SECOND in stages.done else None,
+        failures=(failed, expected, what),
+        done_now=stages.done_now,
+        seconds=time.monotonic() - started,
+    )
+
+
+class _Stages:
+    """The three stages, each done unless its record says that it is, and its files agree."""
+
+    def __init__(
+        self, plan: LongTerm, data: LongTermData, index: Path, out: Path, progress: Progress
+    ) -> None:
+        self.plan, self.data, self.index, self.out = plan, data, index, out
+        self.progress = progress
+        self.done: dict[str, dict[str, Any]] = read_stages(out)
+        self.done_now: list[str] = []
+
+    def train(self, name: str, plan: Detection, begin: str, bank: Path | None) -> None:
+        """Train a detector in the folder ``name``, or go on with it.
+
+        Raises:
+            CheckpointError: if it is recorded as finished, is damaged, and cannot be made again.
+        """
+        folder = self.out / name
+        before = self.done.get(name)
+        if before is not None and self._agreed(_detector_hash(folder) == before["hash"]):
+            return
+        data = self.data.of_detector(self.index, bank)
+        result = finetune.run(plan, begin, data, folder, progress=self._telling(name))
+        if rank() == 0 and before is not None and result.detector_hash != before["hash"]:
+            raise CheckpointError(
+                f"{folder}: detector {before['hash']} was damaged or lost, and what was made in "
+                f"its place is {result.detector_hash}; what follows of it is in the way: begin "
+                "again in another folder"
+            )
+        self._keep(name, {"hash": result.detector_hash, "result": asdict(result)})
+
+    def extract(self) -> None:
+        """Write the bank, go on with it, or make its damaged shards again."""
+        folder = self.out / BANK
+        if BANK in self.done and self._agreed(_is_whole(folder)):
+            return
+        result = extract_features.run(
+            self.plan.extract,
+            self.out / FIRST,
+            str(self.index),
+            self.data.boxes,
+            folder,
+            time_origin=self.data.time_origin,
+            progress=self._telling(BANK),
+        )
+        record = {"hash": result.encoder_hash, "failures": list(result.failures)}
+        self._keep(BANK, {**record, "result": asdict(result)})
+
+    def _agreed(self, holds: bool) -> bool:
+        """Return what the first process says, so that all do the same."""
+        return gather_texts({"holds": str(holds)} if rank() == 0 else {})["holds"] == "True"
+
+    def _keep(self, name: str, record: dict[str, Any]) -> None:
+        """Write down what came of a stage, once every process is through with it."""
+        wait_for_all()
+        self.done[name] = json.loads(json.dumps(record, default=str))
+        self.done_now.append(name)
+        if rank() == 0:
+            write_text(self.out / STAGES, json.dumps(self.done, indent=1) + "\n")
+
+    def _telling(self, name: str) -> Progress:
+        def tell(what: str, done: int, total: int) -> None:
+            self.progress(f"{name}: {what}", done, total)
+
+        return tell
+
+
+def read_stages(out: Path) -> dict[str, dict[str, Any]]:
+    """Return the records of the finished stages; a damaged file is no record."""
+    try:
+        found = json.loads((out / STAGES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _detector_hash(folder: Path) -> str:
+    """Return the hash of a whole detector whose encoder is whole too, or nothing."""
+    try:
+        load_weights(folder, "encoder")
+        return str(load_weights(folder, "detector")[0]["hash"])
+    except CheckpointError:
+        return ""
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return not Bank.open(folder).verify()
+    except BankError:
+        return False
+
+
+def _require_sound(plan: LongTerm, encoder: str, data: LongTermData) -> None:
+    """Refuse before anything is trained what a later stage would refuse after days."""
+    labels = read_labels(data.labels)
+    extract_features.people_of(plan.extract, data.boxes)
+    for part in (plan.first, plan.second):
+        finetune.training_moments(data.of_detector(Path(data.videos), None), labels, part)
+    beginning = [plan.first, *([plan.second] if plan.second_begins == "encoder" else [])]
+    for part in beginning:
+        if encoder != shared.RANDOM:
+            name = "detector" if part.init == "detector" else "encoder"
+            load_weights(Path(encoder), name)
+            card, _ = load_weights(Path(encoder), "encoder")
+            shared.check_encoder(card, part.backbone, encoder)
+        elif (part.init, part.freeze) != ("encoder", "none"):
+            raise CheckpointError(
+                "--encoder random has nothing for init: detector or freeze: backbone to keep; "
+                "give a run"
+            )
+
+
+@contextmanager
+def _kept_once_begun(out: Path, folder: RunFolder) -> Iterator[None]:
+    """Keep the folder if the first stage has begun; else leave no index behind in it."""
+    had_index = (out / INDEX).exists()
+    try:
+        yield
+    except VidsslError:
+        if not (out / FIRST / IDENTITY).is_file() and not had_index and rank() == 0:
+            (out / INDEX).unlink(missing_ok=True)
+        raise
+    finally:
+        if (out / FIRST / IDENTITY).is_file():
+            folder.keep()
+
+
+def _identity(plan: LongTerm, encoder: str, data: LongTermData) -> dict[str, Any]:
+    named = {
+        key: [*map(str, value)] if isinstance(value, tuple) else str(value)
+        for key, value in asdict(data).items()
+        if value
+    }
+    if data.time_origin == "auto":
+        del named["time_origin"]
+    card = None if encoder == shared.RANDOM else load_weights(Path(encoder), "encoder")[0]
+    return {
+        "command": "long-term",
+        "encoder": encoder,
+        "encoder_hash": None if card is None else str(card["hash"]),
+        "data": named,
+        "recipe": plan.model_dump(mode="json"),
+    }
+
+
+def _terms() -> Terms:
+    """Return on which terms it is gone on: as each stage by itself."""
+    of_training = [f"recipe.{part}.{key}" for part in (FIRST, SECOND) for key in training.HARMLESS]
+    of_bank = [f"recipe.extract.{key}" for key in extract_features.HARMLESS]
+    return Terms((*of_training, *of_bank))
