@@ -20,6 +20,7 @@ from vidssl.data import keyframes
 from vidssl.data.keyframes import KeyFramePlan, KeyFrameSample, Moment, Reading, read_keyframes
 from vidssl.jobs import _detector as shared
 from vidssl.train.weights import save_weights
+from vidssl.video.reader import open_reader
 from vidssl.video.write import write_video
 
 Cli = Callable[..., Result]
@@ -124,7 +125,7 @@ def test_a_key_frame_s_clips_are_decoded_in_one_go(
     )
     reading = Reading(frames=4, stride=6, shifts_s=(-0.05, 0.0, 0.05))
     asked: list[NDArray[np.float64]] = []
-    opened = keyframes.open_reader
+    opened = open_reader
 
     def counting(*arguments: Any) -> Any:
         reader = opened(*arguments)
