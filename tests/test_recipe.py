@@ -270,7 +270,7 @@ def test_an_unknown_operator_is_answered_with_the_nearest(
         *("finetune", tiny["detection_bank"], "--encoder", "random", *training_data),
         *("--out", "run", "--set", "head.operator.name=fbo_n"),
     )
-    assert "head.operator: no 'fbo_n' in vidssl.detection.operators" in told
+    assert "head.operator: no 'fbo_n' in vidssl.features.operators" in told
     assert "did you mean 'fbo_nl'? (choices: fbo_avg, fbo_max, fbo_nl)" in told
 
 

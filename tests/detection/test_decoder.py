@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from vidssl.backbones import Encoder
 from vidssl.detection.context import ContextConfig, decoder
-from vidssl.detection.detector import BankWindow, DetectionBatch, Detector, HeadConfig
+from vidssl.detection.detector import DetectionBatch, Detector, HeadConfig
+from vidssl.features.operators import BankWindow
 from vidssl.nn.reconstructor import Unit
 
 Make = Callable[[], Encoder]

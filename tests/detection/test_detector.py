@@ -11,14 +11,13 @@ from torch import Tensor, nn
 
 from vidssl.backbones import Encoder
 from vidssl.detection.detector import (
-    BankWindow,
     DetectionBatch,
     Detector,
     FocalConfig,
     HeadConfig,
     detection_loss,
 )
-from vidssl.detection.operators import OperatorConfig, fbo_nl
+from vidssl.features.operators import BankWindow, OperatorConfig, fbo_nl
 
 Make = Callable[[], Encoder]
 ROWS = 12
@@ -297,10 +296,10 @@ def test_an_operator_is_chosen_by_name_and_survives_being_written_down() -> None
 @pytest.mark.parametrize(
     ("operator", "message"),
     [
-        ({"name": "fbo_n"}, r"no 'fbo_n' in vidssl.detection.operators; did you mean 'fbo_nl'\? "
+        ({"name": "fbo_n"}, r"no 'fbo_n' in vidssl.features.operators; did you mean 'fbo_nl'\? "
          r"\(choices: fbo_avg, fbo_max, fbo_nl\)"),
         ({"name": "fbo_nl", "depth": 3}, r"depth\n  Extra inputs are not permitted"),
-        ({"name": ["fbo_nl"]}, r"no \['fbo_nl'\] in vidssl.detection.operators"),
+        ({"name": ["fbo_nl"]}, r"no \['fbo_nl'\] in vidssl.features.operators"),
         ({"name": "fbo_nl", "window": {"after_s": 0}}, "greater than 0"),
     ],
 )  # fmt: skip

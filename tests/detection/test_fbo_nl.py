@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vidssl.detection.operators.fbo_nl import Config, FBONonLocal, Layer, attend, time_features
+from vidssl.features.operators.fbo_nl import Config, FBONonLocal, Layer, attend, time_features
 
 Array = NDArray[np.float64]
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]

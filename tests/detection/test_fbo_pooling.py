@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from vidssl.backbones import Encoder
-from vidssl.detection.detector import BankWindow, Detector, HeadConfig
-from vidssl.detection.operators import fbo_avg, fbo_max
+from vidssl.detection.detector import Detector, HeadConfig
+from vidssl.features.operators import BankWindow, fbo_avg, fbo_max
 
 # Two boxes; of the first window's four rows two are there, of the second's none.
 MASK = torch.tensor([[True, False, True, False], [False] * 4])

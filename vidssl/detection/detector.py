@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from vidssl.backbones import Encoder
 from vidssl.detection.context import AnyContext, ClipContext, Pool
-from vidssl.detection.operators import AnyOperator, BankOperator
 from vidssl.detection.roi_head import RoIHead, numbered
+from vidssl.features.operators import AnyOperator, BankOperator, BankWindow
 from vidssl.nn.step import StepOutput
 from vidssl.section import Section
 
@@ -62,19 +62,6 @@ class HeadConfig(Section):
     """How a box looks at the rest of its clip; null classifies the box's own feature."""
     focal: FocalConfig | None = None
     """Focal loss in place of binary cross-entropy."""
-
-
-@dataclass(frozen=True)
-class BankWindow:
-    """What the key frame of each clip sees of the bank; all its boxes see the same.
-
-    ``features`` is ``(B, Q, F)``; ``mask`` ``(B, Q)`` is true where there is a row; ``offset_s``
-    ``(B, Q)`` is the row's time less the key frame's.
-    """
-
-    features: Tensor
-    mask: Tensor
-    offset_s: Tensor
 
 
 @dataclass(frozen=True)

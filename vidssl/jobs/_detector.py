@@ -18,7 +18,7 @@ from vidssl.ava.labels import LabelMap
 from vidssl.ava.origins import parse_origin
 from vidssl.backbones import BackboneConfig, Encoder
 from vidssl.data.keyframes import KeyFrameSample, Moment, Placed, Reading, place
-from vidssl.detection.detector import BankWindow, DetectionBatch, Detector
+from vidssl.detection.detector import DetectionBatch, Detector
 from vidssl.detection.views import Views
 from vidssl.errors import (
     AnnotationError,
@@ -30,6 +30,7 @@ from vidssl.errors import (
 )
 from vidssl.features import Bank
 from vidssl.features.manifest import flatten
+from vidssl.features.operators import BankWindow
 from vidssl.jobs._training import Seen
 from vidssl.jobs.index import open_index, set_aside
 from vidssl.progress import Progress

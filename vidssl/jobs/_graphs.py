@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from vidssl.augment.geometry import short_side_size
 from vidssl.augment.views import MEAN, STD
 from vidssl.backbones import BackboneConfig, Encoder
-from vidssl.detection.detector import BankWindow, Detector
+from vidssl.detection.detector import Detector
 from vidssl.errors import ExportError, RecipeError
 from vidssl.features import WindowConfig
+from vidssl.features.operators import BankWindow
 from vidssl.jobs._classifier import load_classifier
 from vidssl.jobs._detector import load_detector
 from vidssl.jobs._geometry import stated

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vidssl.detection.operators import BankOperator, OperatorConfig
+from vidssl.features.operators import BankOperator, OperatorConfig
 
 
 class Config(OperatorConfig):

@@ -14,7 +14,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from vidssl.detection.operators import BankOperator, OperatorConfig
+from vidssl.features.operators import BankOperator, OperatorConfig
 
 
 class Config(OperatorConfig):

@@ -19,7 +19,7 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from vidssl.detection.operators import BankOperator, OperatorConfig
+from vidssl.features.operators import BankOperator, OperatorConfig
 
 PERIODS_S = (6.0, 20.0, 60.0)
 TIME_FEATURES = 3 + 2 * len(PERIODS_S)
