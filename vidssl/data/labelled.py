@@ -139,8 +139,10 @@ class Examples:
 # --- from a list to samples
 
 
-def require_labels(listing: Listing, target: Target = "label", *, one_class: bool = True) -> None:
-    """Refuse a list that nothing can be learnt from, before its videos are looked at.
+def require_labels(
+    listing: Listing, target: Target = "label", *, one_class: bool = True
+) -> tuple[str, ...]:
+    """Return the classes of a list that can be learnt from, before its videos are looked at.
 
     Raises:
         SourceError: as :func:`examples` does.
@@ -149,6 +151,7 @@ def require_labels(listing: Listing, target: Target = "label", *, one_class: boo
     classes = _class_names(listing, rows)
     if one_class:
         _require_one_class(listing, rows, len(classes))
+    return classes
 
 
 def examples(

@@ -111,8 +111,8 @@ def run(
     board = Board(out) if tensorboard else None
     preload(["vidssl.data.labelled"])
     listing = read(videos)
-    require_labels(listing, plan.head.target, one_class=_one_class(plan))
-    origin = _origin(plan, encoder)
+    classes = require_labels(listing, plan.head.target, one_class=_one_class(plan))
+    origin = _origin(plan, encoder, classes)
     identity = _identity(plan, encoder, origin, videos)
     terms = training.terms(Recognition)
     claim(out, identity, terms)
@@ -191,11 +191,9 @@ def prove(
     """
     preload(["vidssl.data.labelled"])
     listing = read(videos)
-    claim(
-        out,
-        _identity(plan, encoder, _origin(plan, encoder), videos),
-        training.terms(Recognition),
-    )
+    classes = require_labels(listing, plan.head.target, one_class=_one_class(plan))
+    identity = _identity(plan, encoder, _origin(plan, encoder, classes), videos)
+    claim(out, identity, training.terms(Recognition))
     training.require_checkpoint(out)
     with joined(device_of(plan.device)):
         index = open_index(training.as_indexed(videos, out), out / "index.parquet", progress)
@@ -221,7 +219,8 @@ def forecast(
         VidsslError: as :func:`run` does.
     """
     listing = read(videos)
-    _origin(plan, encoder)
+    classes = require_labels(listing, plan.head.target, one_class=_one_class(plan))
+    _origin(plan, encoder, classes)
     every = listing.videos
     few = _labelled_videos(listing)[:: max(1, len(every) // plan.optim.batch)][: plan.optim.batch]
     with tempfile.TemporaryDirectory() as scratch:
@@ -355,10 +354,10 @@ def _clips(plan: Recognition, data: _Data) -> LabelledClips:
 
 
 def _initial(plan: Recognition, encoder: str, learnt: Examples) -> Recogniser:
-    """Return the classifier in training at step 0.
+    """Return the classifier in training at step 0; where it comes from has been looked at.
 
     Raises:
-        CheckpointError: if the encoder or classifier is absent, damaged or does not fit.
+        CheckpointError: if the encoder or classifier is damaged.
     """
     torch.manual_seed(plan.seed)
     weights = None
@@ -376,27 +375,11 @@ def _initial(plan: Recognition, encoder: str, learnt: Examples) -> Recogniser:
     )
     if plan.init == "classifier":
         before = load_classifier(Path(encoder))
-        shared.check_encoder(before.card, plan.backbone, encoder)
-        if before.labels is not None and before.labels != learnt.classes:
-            raise CheckpointError(
-                f"{encoder}: was trained on {len(before.labels)} classes that are not the "
-                f"{len(learnt.classes)} of the videos; init: encoder starts with a fresh head"
-            )
-        if (there := before.card["num_classes"]) != len(learnt.classes):
-            raise CheckpointError(
-                f"{encoder}: was trained on {there} classes, the videos have "
-                f"{len(learnt.classes)}; init: encoder starts with a fresh head"
-            )
-        if before.classifier.scaling != plan.head.scaling:
-            raise CheckpointError(
-                f"{encoder}: head.scaling is {before.classifier.scaling} there, "
-                f"{plan.head.scaling} in the recipe"
-            )
         module.classifier.load_state_dict(before.classifier.state_dict())
     return module
 
 
-def _origin(plan: Recognition, encoder: str) -> dict[str, Any] | None:
+def _origin(plan: Recognition, encoder: str, classes: Sequence[str]) -> dict[str, Any] | None:
     """Return the card of the weights that the training begins from; None for fresh ones.
 
     Raises:
@@ -411,7 +394,24 @@ def _origin(plan: Recognition, encoder: str) -> dict[str, Any] | None:
         return None
     card, _ = load_weights(Path(encoder), plan.init)
     shared.check_encoder(card, plan.backbone, encoder)
+    if plan.init == "classifier":
+        _require_same_head(card, plan, classes, encoder)
     return card
+
+
+def _require_same_head(
+    card: Mapping[str, Any], plan: Recognition, classes: Sequence[str], encoder: str
+) -> None:
+    labels, count = card.get("labels"), card.get("num_classes")
+    if count != len(classes) or (labels is not None and labels != list(classes)):
+        raise CheckpointError(
+            f"{encoder}: was trained on {count} classes that are not the {len(classes)} of the "
+            "videos; init: encoder starts with a fresh head"
+        )
+    if (scaling := card.get("scaling", "none")) != plan.head.scaling:
+        raise CheckpointError(
+            f"{encoder}: head.scaling is {scaling} there, {plan.head.scaling} in the recipe"
+        )
 
 
 def _identity(
