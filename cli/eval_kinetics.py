@@ -1,5 +1,6 @@
 """``vidssl eval-kinetics``."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -194,7 +195,7 @@ def eval_kinetics(
         _common.too_many_failed(result.failed, result.expected, "videos", max_failed)
 
 
-def _require_one(asked: dict[str, object], more: dict[str, object]) -> None:
+def _require_one(asked: Mapping[str, object], more: Mapping[str, object]) -> None:
     """Refuse anything but one of the three ways to score, with what each needs."""
     from vidssl.errors import AnnotationError
 

@@ -89,6 +89,13 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         | {"--csv", "--compare"},
     ),
     "eval-tubes": ([], JSON | {"--annotations", "--predictions", "--inclusive", "--area"}),
+    "probe": (
+        [],
+        JSON
+        | {"--encoder", "--train", "--test", "--probes", "--k", "--temperature", "--views"}
+        | {"--short-side", "--crop", "--centre", "--time", "--motion", "--random", "--group"}
+        | {"--cache", "--precision", "--batch", "--workers", "--max-failed", "--csv"},
+    ),
     "export": (["checkpoint"], JSON | {"--format", "--out", "--crop"}),
     "report": (["run"], JSON),
     "runs": (["folder", "names"], JSON | {"--sort", "--diff"}),

@@ -14,11 +14,11 @@ from typer.testing import Result
 from vidssl.augment.recognition import RecognitionConfig, side_crops
 from vidssl.augment.views import normalise
 from vidssl.backbones import slow
-from vidssl.errors import Interrupted
+from vidssl.errors import Interrupted, SourceError
 from vidssl.jobs import eval_kinetics as job
 from vidssl.jobs import index as index_job
 from vidssl.jobs._classifier import load_classifier, save_classifier
-from vidssl.jobs._tested import expected_of
+from vidssl.jobs._tested import expected_of, source_of
 from vidssl.recognition import scores as files
 from vidssl.recognition.classifier import Classifier
 from vidssl.video.reader import open_reader
@@ -467,6 +467,70 @@ def test_segments_of_a_video_are_scored_each_and_verbs_and_nouns_make_actions(
     assert weighed["over_evaluated"]["top"]["5"] == 1.0
     assert weighed["top1"] == pytest.approx(1 / 3)
     assert weighed["protocol"]["prior"].startswith("train.csv ")
+
+
+def test_a_network_of_nouns_is_tested_on_nouns(videos: Path) -> None:
+    assert source_of("epic:/e,split=validation", "noun") == "epic:/e,split=validation,label=noun"
+    assert source_of("epic:/e,label=noun", "noun") == "epic:/e,label=noun"
+    assert source_of(str(videos), "label") == str(videos)
+    with pytest.raises(SourceError, match="the network was trained for label=noun"):
+        source_of("epic:/e,label=verb", "noun")
+
+
+def test_failed_videos_are_read_again_if_that_is_asked_for(
+    evaluate: Callable[..., dict[str, object]], videos: Path, tmp_path: Path
+) -> None:
+    late = tmp_path / "late.mp4"
+    source = write_list(tmp_path / "list.csv", [*all_of(videos), (late, "dark")])
+    most = ("--max-failed", 1)
+    assert evaluate(source, *most)["failures"] == {"late": "no such video"}
+    write_level(late, LEVELS["dark"])
+    assert evaluate(source, *most)["failed"] == 1
+    told = evaluate(source, *most, "--retry")
+    assert (told["failed"], told["evaluated"], told["top1"]) == (0, 10, 1.0)
+
+
+def test_rows_that_share_a_name_are_told_apart_and_equal_ones_count_once(
+    evaluate: Callable[..., dict[str, object]], videos: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "elsewhere" / "dark0.mp4"
+    other.parent.mkdir()
+    write_level(other, LEVELS["dark"])
+    dark = videos / "dark" / "dark0.mp4"
+    rows = [(dark, "dark"), (other, "dark"), (dark, "dark"), (videos / "grey/grey0.mp4", "grey")]
+    rows += [(tmp_path / part / "gone.mp4", "dark") for part in ("a", "b")]
+    told = evaluate(write_list(tmp_path / "list.csv", rows), "--max-failed", 1)
+    saved = files.read(tmp_path / "out" / "scores.parquet")
+    assert saved.ids == ("dark0 #1", "dark0 #2", "grey0", "gone #1", "gone #2")
+    assert (told["expected"], told["failed"], told["top1"]) == (5, 2, 3 / 5)
+    assert "1 rows are in the list twice; they count once" in told["notes"]  # type: ignore[operator]
+
+
+def test_the_number_of_videos_stands_beside_that_of_the_published_list(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    published = shared_data / "annotations" / "kinetics" / "kinetics-400_val.csv"
+    lines = published.read_text().splitlines()
+    first = dict(zip(lines[0].split(","), next(csv.reader(lines[1:2])), strict=True))
+    name = f"{first['youtube_id']}_{int(first['time_start']):06}_{int(first['time_end']):06}.mp4"
+    write_level(tmp_path / name, 40)
+    whole = expected_of(f"kinetics:{tmp_path},list={published}")
+    assert len(whole.items) == 19_906
+    assert sum(item.path is not None for item in whole.items) == 1
+    assert whole.published == {
+        "list": "the published validation list of Kinetics-400",
+        "videos": 19_906,
+    }
+    assert whole.notes == []
+    (tmp_path / "val.csv").write_text(
+        "\n".join(line for n, line in enumerate(lines) if n % 200 != 7)
+    )
+    part = expected_of(f"kinetics:{tmp_path},list={tmp_path / 'val.csv'}")
+    assert (
+        "the list names 19,806 videos, the published validation list of Kinetics-400"
+        in part.notes[0]
+    )
+    assert part.fingerprint() != whole.fingerprint()
 
 
 def test_a_card_says_how_its_network_is_tested(cli: Cli, videos: Path, tmp_path: Path) -> None:

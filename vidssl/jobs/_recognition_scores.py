@@ -37,7 +37,7 @@ from vidssl.recognition.classifier import Classifier
 from vidssl.recognition.protocol import Protocol
 from vidssl.recognition.scores import About, Scores
 from vidssl.recognition.views import clip_scores, video_scores
-from vidssl.train.trainer import Precision, half_type
+from vidssl.train.trainer import half_type
 from vidssl.video.index import ClipIndex
 from vidssl.video.reader import Decoder
 from vidssl.video.storage import Location
@@ -209,8 +209,7 @@ class _Predictor:
     ) -> None:
         self.work, self.device, self.progress = work, device, progress
         self.network = laid_out(classifier, device).eval()
-        precision: Precision = work.protocol.precision  # type: ignore[assignment]
-        self.half = half_type(precision, device)
+        self.half = half_type(work.protocol.precision, device)
         self.fresh: list[tuple[Item, _Row]] = []
         self.crops = RecognitionConfig(
             crop_px=1,

@@ -1,6 +1,7 @@
 """The videos that a classifier is tested on, with their labels as columns of its scores."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +22,8 @@ PUBLISHED: Mapping[tuple[str, int], tuple[int, str]] = {
     ("epic", 97): (9_668, "the validation list of EPIC-KITCHENS-100"),
     ("epic", 300): (9_668, "the validation list of EPIC-KITCHENS-100"),
 }
+OTHER_LISTS = re.compile(r"split=(2|3|train)|part=(all|train)|[/=_][^/,]*train[^/,]*\.\w+(,|$)")
+"""Of a source, what says that it is not the list whose length is known."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,21 @@ class Tested:
         return whole.hexdigest()[:16]
 
 
-def source_of(text: str) -> str:
-    """Return the source as it is tested: of a set that is split in parts, its test part."""
+def source_of(text: str, target: str | None = None) -> str:
+    """Return the source as it is tested: the test part of a set that is split in parts, and of
+    verbs and nouns the ``target`` that a network was trained for.
+
+    Raises:
+        SourceError: if the source asks for the other of the two.
+    """
     name, colon, _ = text.partition(":")
     if colon and name in SPLIT_IN_PARTS and ",part=" not in text:
         return f"{text},part=test"
+    if colon and name == "epic" and target in ("verb", "noun"):
+        if ",label=" not in text:
+            return f"{text},label={target}"
+        if f",label={target}" not in text:
+            raise SourceError(f"{shown(text)}: the network was trained for label={target}")
     return text
 
 
@@ -96,7 +109,7 @@ def expected_of(source: str) -> Tested:
             "label, class folders, or a published list as kinetics:FOLDER"
         )
     has_many = has_many or any(len(item.labels) > 1 for item in items)
-    once = list(dict.fromkeys(items))
+    once = _once(items, listing.source)
     if twice := len(items) - len(once):
         notes.append(f"{twice} rows are in the list twice; they count once")
     found = Tested(
@@ -108,6 +121,18 @@ def expected_of(source: str) -> Tested:
         listing.ledger.sentence(),
     )
     return _beside_published(found, source)
+
+
+def _once(items: Sequence[Item], source: str) -> list[Item]:
+    """Return the items without equal ones.
+
+    Of a person's list missing files are all kept: two of one name may lie in two folders.
+    """
+    kept: dict[tuple[Item, int], Item] = {}
+    for number, item in enumerate(items):
+        is_own = item.path is None and source == "listing"
+        kept.setdefault((item, number if is_own else -1), item)
+    return list(kept.values())
 
 
 def _class_folders(source: str, listing: Listing) -> Listing:
@@ -179,12 +204,7 @@ def _told_apart(items: Sequence[Item]) -> list[Item]:
 
 def _beside_published(found: Tested, source: str) -> Tested:
     key = (found.source, len(found.classes))
-    if (
-        key not in PUBLISHED
-        or "train" in source.lower()
-        or "split=2" in source
-        or "split=3" in source
-    ):
+    if key not in PUBLISHED or OTHER_LISTS.search(source.lower()):
         return found
     count, name = PUBLISHED[key]
     if len(found.items) != count:

@@ -7,6 +7,7 @@ Array suffixes: N videos, K classes.
 """
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -17,16 +18,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, PositiveInt, ValidationError
 
 from vidssl import __version__
-from vidssl.errors import AnnotationError, RecipeError
+from vidssl.errors import AnnotationError, CheckpointError, RecipeError
 from vidssl.files import sha256, write_text
-from vidssl.jobs._tested import Tested, expected_of, labelled, matched, source_of
+from vidssl.jobs._tested import expected_of, labelled, matched, source_of
 from vidssl.progress import Progress, silent
 from vidssl.recognition import metrics, pairs, resampling
 from vidssl.recognition import scores as files
-from vidssl.recognition.protocol import NOT_SAID, Protocol, differences, parse_views
+from vidssl.recognition.protocol import (
+    NOT_SAID,
+    Activation,
+    Gathering,
+    Precision,
+    Protocol,
+    Sampling,
+    differences,
+    parse_views,
+)
 from vidssl.recognition.scores import Scores
+from vidssl.video.sampling import Indexing
 
 if TYPE_CHECKING:
     from vidssl.jobs._classifier import TrainedClassifier
@@ -42,16 +54,30 @@ class Overrides:
     views: str | None = None
     frames: int | None = None
     stride: int | None = None
-    sampling: str | None = None
-    indexing: str | None = None
+    sampling: Sampling | None = None
+    indexing: Indexing | None = None
     reach_end: bool = False
     short_side_px: int | None = None
     crop_px: int | None = None
     train_crop_px: int | None = None
     pooled: bool = False
-    activation: str | None = None
-    over_views: str | None = None
-    precision: str = "fp32"
+    activation: Activation | None = None
+    over_views: Gathering | None = None
+    precision: Precision = "fp32"
+
+
+class TestCard(BaseModel):
+    """What a classifier's card says of its test; what is not there is None."""
+
+    frames: PositiveInt | None = None
+    stride: PositiveInt | None = None
+    segments: bool = False
+    indexing: Indexing | None = None
+    short_side_px: PositiveInt | None = None
+    crop_px: PositiveInt | None = None
+    train_crop_px: PositiveInt | None = None
+    decode_short_side_px: PositiveInt | None = None
+    activation: Activation | None = None
 
 
 @dataclass(frozen=True)
@@ -157,8 +183,8 @@ def run(
     if request.workers or request.index is None:
         preload(["vidssl.data.clips", work.__name__])
 
-    source = source_of(request.videos)
     trained = load_classifier(request.run)
+    source = source_of(request.videos, trained.card.get("target"))
     num_classes = trained.classifier.classifier.out_features
     found, names = matched(expected_of(source), num_classes, trained.labels, str(request.run))
     protocol, notes = protocol_of(trained, request.how, found.has_many)
@@ -176,7 +202,7 @@ def run(
             "code": __version__,
         },
     )
-    out = request.out or _folder(request.run, protocol, found)
+    out = request.out or _folder(request.run, about.protocol)
     todo = work.Work(
         found.items,
         source,
@@ -294,25 +320,19 @@ def protocol_of(
     from vidssl.jobs._geometry import stated
     from vidssl.recognition.views import pools_its_map
 
-    own = trained.card.get("test")
-    card: Mapping[str, Any] = own if isinstance(own, dict) else {}
-    backbone, notes = trained.backbone, list[str]()
-    sampling = how.sampling or ("segments" if card.get("segments") else "uniform")
+    card, backbone, notes = _test_of(trained), trained.backbone, list[str]()
+    sampling = how.sampling or ("segments" if card.segments else "uniform")
     clips, crops = parse_views(how.views or ("1x1" if sampling == "segments" else "10x3"))
     fixed_px = getattr(backbone, "crop_px", None)
-    crop_px = how.crop_px or card.get("crop_px") or fixed_px or SIDE_PX
-    short_px = how.short_side_px or card.get("short_side_px") or max(SIDE_PX, crop_px)
+    crop_px = how.crop_px or card.crop_px or fixed_px or SIDE_PX
+    short_px = how.short_side_px or card.short_side_px or max(SIDE_PX, crop_px)
     try:
         backbone.require_side(crop_px, "--crop")
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    frames = how.frames or card.get("frames") or backbone.frames
-    stride = how.stride or card.get("stride") or backbone.stride
     trained_on = stated(trained.card)
-    indexing = how.indexing or card.get("indexing")
-    if indexing is None:
-        indexing = "linspace" if trained.card.get("published") else "stride"
-    train_px = how.train_crop_px or card.get("train_crop_px") or trained_on.crop_px
+    published: Indexing = "linspace" if trained.card.get("published") else "stride"
+    train_px = how.train_crop_px or card.train_crop_px or trained_on.crop_px
     window = None
     if not how.pooled and pools_its_map(trained.classifier.encoder):
         if train_px is None:
@@ -322,26 +342,42 @@ def protocol_of(
             )
         elif train_px < crop_px:
             window = math.ceil(train_px / trained.classifier.encoder.spatial_stride)
-    activation = how.activation or card.get("activation") or ("sigmoid" if has_many else "softmax")
-    gathering = how.over_views or ("max" if activation == "sigmoid" else "mean")
+    activation = how.activation or card.activation or ("sigmoid" if has_many else "softmax")
+    gathering: Gathering = "max" if activation == "sigmoid" else "mean"
     notes += other_clips(replace(trained_on, frames=None, stride=None), backbone)
     protocol = Protocol(
         clips=clips,
         crops=crops,
-        frames=frames,
-        stride=stride,
-        sampling=sampling,  # type: ignore[arg-type]
-        indexing=indexing,
+        frames=how.frames or card.frames or backbone.frames,
+        stride=how.stride or card.stride or backbone.stride,
+        sampling=sampling,
+        indexing=how.indexing or card.indexing or published,
         reach_end=how.reach_end,
         short_side_px=short_px,
         crop_px=crop_px,
-        decode_short_side_px=card.get("decode_short_side_px") or short_px,
+        decode_short_side_px=how.short_side_px or card.decode_short_side_px or short_px,
         window=window,
         activation=activation,
-        gathering=gathering,  # type: ignore[arg-type]
+        gathering=how.over_views or gathering,
         precision=how.precision,
     )
     return protocol, notes
+
+
+def _test_of(trained: "TrainedClassifier") -> TestCard:
+    """Return what the card says of the test.
+
+    Raises:
+        CheckpointError: if it says what it cannot mean.
+    """
+    told = trained.card.get("test") or {}
+    try:
+        return TestCard.model_validate(told)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise CheckpointError(
+            f"the classifier's card has a test.{where} that is none: {error.errors()[0]['msg']}"
+        ) from None
 
 
 # --- from scores to a result
@@ -475,9 +511,12 @@ def _common(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in one.items() if two.get(key) == value}
 
 
-def _folder(run: Path, protocol: Protocol, found: Tested) -> Path:
+def _folder(run: Path, protocol: Mapping[str, Any]) -> Path:
+    """Return a folder below the run that no other protocol, list or network would have."""
+    told = json.dumps(protocol, sort_keys=True).encode()
     base = run if run.is_dir() else run.parent
-    return base / f"eval-{found.source}-{protocol.clips}x{protocol.crops}-{found.fingerprint()[:6]}"
+    name = f"eval-{protocol['source']}-{protocol['views']}"
+    return base / f"{name}-{hashlib.sha256(told).hexdigest()[:8]}"
 
 
 # --- what is written, and compared

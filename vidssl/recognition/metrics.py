@@ -40,7 +40,8 @@ def by_class(value_N: Floats, label_N: NDArray[np.int64], classes: int) -> Float
     """Return the mean over each class's videos, ``(K,)``; NaN for a class without any."""
     count_K = np.bincount(label_N, minlength=classes)
     sum_K = np.bincount(label_N, weights=value_N, minlength=classes)
-    return np.divide(sum_K, count_K, out=np.full(classes, np.nan), where=count_K > 0)
+    nothing = np.full(classes, np.nan)
+    return np.asarray(np.divide(sum_K, count_K, out=nothing, where=count_K > 0))
 
 
 def average_precision(

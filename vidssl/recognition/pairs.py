@@ -54,7 +54,8 @@ def prior_of(path: Path, verbs: int, nouns: int) -> NDArray[np.float64]:
     if problems:
         raise AnnotationError(listed(f"{path}: {len(problems)} mistakes", problems, 8))
     total_V1 = counts.sum(axis=1, keepdims=True)
-    return np.divide(counts, total_V1, out=np.zeros_like(counts), where=total_V1 > 0)
+    share = np.divide(counts, total_V1, out=np.zeros_like(counts), where=total_V1 > 0)
+    return np.asarray(share)
 
 
 def action_hits(

@@ -1,5 +1,7 @@
 """How a classifier is tested: which views of a video it sees, and what becomes of their scores.
 
+Nothing here needs torch.
+
 Array suffixes: V clips, T frames.
 """
 
@@ -11,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 
 from vidssl.errors import RecipeError
-from vidssl.recognition.views import Activation, Gathering
 from vidssl.video.sampling import (
     CROPS,
     Crop,
@@ -27,6 +28,9 @@ NOT_SAID = "not said"
 COMPARED = frozenset({"classifier", "code"})
 """What is no setting but what scores are there to compare."""
 Sampling = Literal["uniform", "segments"]
+Activation = Literal["softmax", "sigmoid"]
+Gathering = Literal["mean", "max"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Protocol:
     window: int | None
     activation: Activation
     gathering: Gathering
-    precision: str
+    precision: Precision
 
     def __post_init__(self) -> None:
         """Refuse what is no protocol."""

@@ -110,7 +110,7 @@ class _Ranked:
         new = np.diff(found, axis=1, prepend=0.0)
         area_D = (new * found / np.maximum(rank, 1)).sum(axis=1)
         nothing = np.full_like(area_D, np.nan)
-        return np.divide(area_D, positives_D, out=nothing, where=positives_D > 0)
+        return np.asarray(np.divide(area_D, positives_D, out=nothing, where=positives_D > 0))
 
 
 def _interval(videos: int, mean: Callable[[Floats], Floats]) -> Interval | None:

@@ -82,7 +82,7 @@ class Scores:
 
 def finite(scores_NK: NDArray[np.float32], reasons: Sequence[str]) -> tuple[str, ...]:
     """Return the reasons, with one more for each row that holds what is no finite number."""
-    is_finite = np.isfinite(scores_NK).all(axis=1)
+    is_finite = [bool(np.isfinite(row).all()) for row in scores_NK]
     return tuple(
         why or ("" if ok else NOT_FINITE) for why, ok in zip(reasons, is_finite, strict=True)
     )

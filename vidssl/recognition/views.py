@@ -12,17 +12,13 @@ Tensor suffixes: B clips, C channels, T frames, H and W pixels or cells, F featu
 V views.
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vidssl.backbones import Encoder
 from vidssl.recognition.classifier import Classifier
-
-Activation = Literal["softmax", "sigmoid"]
-Gathering = Literal["mean", "max"]
+from vidssl.recognition.protocol import Activation, Gathering
 
 
 def clip_scores(
