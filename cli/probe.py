@@ -1,0 +1,196 @@
+"""``vidssl probe``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from . import _common
+
+if TYPE_CHECKING:
+    from vidssl.jobs._probe_result import Motion, ProbeResult, ProbeScore, SplitAccount
+    from vidssl.probe.motion import Share
+
+
+def probe(
+    encoder: Annotated[
+        Path, typer.Option(help="A run of any kind, or the .safetensors file of one.")
+    ],
+    train: Annotated[str, typer.Option(help="Videos with labels, to learn from.")],
+    test: Annotated[
+        str | None,
+        typer.Option(help="Videos with labels, to be judged by; without, TRAIN's by the others."),
+    ] = None,
+    probes: Annotated[
+        str, typer.Option(help="Of knn, linear, retrieval, few-shot, attentive; by commas.")
+    ] = "knn,linear,retrieval",
+    k: Annotated[int, typer.Option("--k", min=1, help="Neighbours that vote.")] = 20,
+    temperature: Annotated[
+        float, typer.Option(min=1e-6, help="Votes weigh exp(cosine / temperature).")
+    ] = 0.07,
+    views: Annotated[
+        str, typer.Option(metavar="CLIPSxCROPS", help="Of each video; their mean counts.")
+    ] = "3x1",
+    short_side: Annotated[int | None, typer.Option(min=8, help="Of the pictures, pixels.")] = None,
+    crop: Annotated[
+        int | None, typer.Option(min=8, help="Side of the square that is cut from them, pixels.")
+    ] = None,
+    centre: Annotated[
+        bool, typer.Option("--centre/--no-centre", help="Retrieval: subtract each set's mean.")
+    ] = True,
+    time: Annotated[
+        Literal["normal", "shuffled", "reversed", "single", "static"],
+        typer.Option(help="How the frames of a clip are shown."),
+    ] = "normal",
+    motion: Annotated[
+        bool, typer.Option("--motion", help="Compare all ways of showing clips: is it motion?")
+    ] = False,
+    random: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="SEED", help="Fresh weights instead: an untrained baseline."),
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="Its first group, in a video's name, says which film a clip is from.",
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(file_okay=False, help="Folder of features; by default beside the encoder."),
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"], typer.Option(help="To compute features in.")
+    ] = "fp32",
+    batch: Annotated[int, typer.Option(min=1, help="Clips that are encoded at once.")] = 16,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that decode; as many as cores.")
+    ] = None,
+    max_failed: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of videos that may fail; more exits with 3.")
+    ] = 0.01,
+    csv_to: Annotated[
+        Path | None, typer.Option("--csv", help="Write a row for each class, csv.")
+    ] = None,
+    json_to: _common.JsonTo = None,
+) -> None:
+    """Score the frozen features of an encoder: neighbours, a linear classifier, retrieval.
+
+    Each video's features are computed once and kept, so that the next probe takes seconds. Videos
+    that cannot be read count as wrong. With --motion the same probe is scored on clips that are
+    shuffled, reversed, or stand still: what is lost is the accuracy that needs time.
+    """
+    # Imported here because they pull in torch: `vidssl --help` must not wait for it.
+    from vidssl.jobs import probe as job
+    from vidssl.jobs._probe_result import plain, write_classes
+
+    with _common.user_errors():
+        request = job.Request(
+            *(encoder, train, test, job.chosen(probes)),
+            k=k,
+            temperature=temperature,
+            centre=centre,
+            views=views,
+            time=time,
+            motion=motion,
+            random=random,
+            cache=cache,
+            group=group,
+            short_side_px=short_side,
+            crop_px=crop,
+            precision=precision,
+            workers=workers,
+            clips_at_once=batch,
+        )
+        with _common.progress() as progress:
+            result = job.run(request, progress=progress)
+        if csv_to is not None:
+            write_classes(result, csv_to)
+        if json_to is not None:
+            _common.write_json(plain(result), json_to)
+    if json_to != "-":
+        _show(result)
+    sides = [result.train, *([result.test] if result.test else [])]
+    for side in sides:
+        if side.failed > max_failed * side.expected:
+            _common.too_many_failed(
+                side.failed, side.expected, f"videos of {side.source}", max_failed
+            )
+
+
+def _show(result: "ProbeResult") -> None:
+    table = Table()
+    for title in (
+        "probe",
+        "score",
+        "value",
+        "95 % interval",
+        "of those read",
+        "chance",
+        "protocol",
+    ):
+        table.add_column(title, justify="left" if title in {"probe", "protocol"} else "right")
+    for score in result.scores:
+        table.add_row(*_cells(score))
+    _common.out.print(table)
+    if result.motion is not None:
+        _show_motion(result.motion)
+    _account("train", result.train)
+    if result.test is not None:
+        _account("test", result.test)
+    if result.scores:
+        told = ((k, v) for k, v in result.scores[0].protocol.items() if k != "metric")
+        _common.say("protocol: " + ", ".join(f"{key} {value}" for key, value in told))
+    _common.say(f"encoder: {result.encoder}, {result.encoder_hash}, {result.dim} features")
+    for note in result.notes:
+        _common.say(f"note: {note}")
+    for side in (result.train, result.test):
+        for name, reason in side.failures.items() if side else ():
+            _common.say(f"failed: {name}: {reason}")
+
+
+def _cells(score: "ProbeScore") -> list[str]:
+    return [
+        score.probe,
+        score.metric,
+        _number(score.value),
+        _span(score.low, score.high),
+        _number(score.over_evaluated),
+        _number(score.chance),
+        score.fingerprint,
+    ]
+
+
+def _show_motion(motion: "Motion") -> None:
+    for time, score in motion.scores.items():
+        lost = "" if time == "normal" else f", {motion.drop[time]:+.4f} lost"
+        _common.say(
+            f"{motion.probe} on {time} clips: {score.metric} {score.value:.4f} "
+            f"({_span(score.low, score.high)}){lost}"
+        )
+    if motion.share is not None:
+        _common.say(f"share of the accuracy that needs time: {_share(motion.share)}")
+
+
+def _share(share: "Share") -> str:
+    return f"{_number(share.value)} ({_span(share.low, share.high)})"
+
+
+def _account(name: str, side: "SplitAccount") -> None:
+    looked = f", {side.decoded} looked at now" if side.decoded else ", all from the cache"
+    _common.say(
+        f"{name}: {side.expected} videos expected, {side.evaluated} evaluated, "
+        f"{side.failed} failed{looked}"
+    )
+    if side.published is not None:
+        _common.say(f"{name}: {side.published['list']} has {side.published['videos']} videos")
+
+
+def _number(value: float) -> str:
+    return "-" if value != value else f"{value:.4f}"
+
+
+def _span(low: float, high: float) -> str:
+    return "-" if low != low else f"{low:.4f} to {high:.4f}"
