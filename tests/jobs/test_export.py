@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ OPERATOR = {
     **{"width": 8, "layers": 1, "masked": True, "time_encoding": True},
     "window": {"before_s": 2, "after_s": 2, "per_step": 2},
 }
+CONTEXT = {"name": "decoder", "layers": 1, "heads": 2, "width": 8, "hidden": 6}
 KINDS = ("encoder", "classifier", "detector", "bank detector")
 BOTH = ("torch-export", "onnx")
 
@@ -71,13 +73,13 @@ def write_classifier(folder: Path) -> None:
     save_classifier(folder, classifier, SLOW, labels=labels, facts=facts)
 
 
-def write_detector(folder: Path, operator: object = None) -> None:
+def write_detector(folder: Path, operator: object = None, context: object = None) -> None:
     """Without an operator, RoIAlign is as in models ported from Caffe2."""
     sizes = {"short_side_px": [48, 48], "crop_px": None, "test_short_side_px": 48}
     values = {
         "task": "detection",
         "backbone": SLOW.model_dump(mode="json") | {"form": "detection"},
-        "head": {"operator": operator, "aligned": operator is not None},
+        "head": {"operator": operator, "aligned": operator is not None, "context": context},
         "augment": sizes,
         "optim": {"lr": 0.1, "batch": 2, "steps": 1},
     }
@@ -99,6 +101,7 @@ WRITE: dict[str, Callable[[Path], None]] = {
     "classifier": write_classifier,
     "detector": write_detector,
     "bank detector": lambda folder: write_detector(folder, OPERATOR),
+    "context detector": lambda folder: write_detector(folder, context=CONTEXT),
 }
 
 Exported = Callable[[str, str], export.ExportResult]
@@ -108,7 +111,7 @@ Exported = Callable[[str, str], export.ExportResult]
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A checkpoint of each kind; not to be written to."""
     torch.manual_seed(0)
-    folders = {kind: tmp_path_factory.mktemp(kind.replace(" ", "_")) for kind in KINDS}
+    folders = {kind: tmp_path_factory.mktemp(kind.replace(" ", "_")) for kind in WRITE}
     for kind, folder in folders.items():
         WRITE[kind](folder)
     return folders
@@ -145,8 +148,9 @@ def run_file(result: export.ExportResult, inputs: tuple[Tensor, ...]) -> list[Te
     return [torch.from_numpy(output) for output in outputs]
 
 
-@pytest.mark.parametrize("written_as", BOTH)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "written_as"), [*product(KINDS, BOTH), ("context detector", "onnx")]
+)
 def test_any_number_of_clips_and_boxes_gives_what_the_network_gives(
     kind: str, written_as: str, exported: Exported, checkpoints: dict[str, Path]
 ) -> None:

@@ -111,7 +111,9 @@ def _found(unit: nn.Module, x_ND: Tensor, memory_BMC: Tensor, clip_N: Tensor) ->
     # Projected once a clip, then handed to each of its boxes.
     key_NMW = unit.key(memory_BMC).index_select(0, clip_N)
     value_NMW = unit.value(memory_BMC).index_select(0, clip_N)
-    return unit.found(unit.query(x_ND)[:, None], key_NMW, value_NMW)[:, 0]
+    # With an axis of heads, of one: ONNX has no attention without.
+    query_N11W = unit.query(x_ND)[:, None, None]
+    return unit.found(query_N11W, key_NMW[:, None], value_NMW[:, None])[:, 0, 0]
 
 
 class BoxNorm(HeadNorm):
