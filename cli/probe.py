@@ -122,16 +122,9 @@ def probe(
 
 def _show(result: "ProbeResult") -> None:
     table = Table()
-    for title in (
-        "probe",
-        "score",
-        "value",
-        "95 % interval",
-        "of those read",
-        "chance",
-        "protocol",
-    ):
-        table.add_column(title, justify="left" if title in {"probe", "protocol"} else "right")
+    for title in ("probe", "score", "value", "95 % interval", "if read", "chance", "protocol"):
+        justify: Literal["left", "right"] = "left" if title in {"probe", "protocol"} else "right"
+        table.add_column(title, justify=justify, no_wrap=True)
     for score in result.scores:
         table.add_row(*_cells(score))
     _common.out.print(table)
@@ -140,9 +133,7 @@ def _show(result: "ProbeResult") -> None:
     _account("train", result.train)
     if result.test is not None:
         _account("test", result.test)
-    if result.scores:
-        told = ((k, v) for k, v in result.scores[0].protocol.items() if k != "metric")
-        _common.say("protocol: " + ", ".join(f"{key} {value}" for key, value in told))
+    _show_protocol(result.scores)
     _common.say(f"encoder: {result.encoder}, {result.encoder_hash}, {result.dim} features")
     for note in result.notes:
         _common.say(f"note: {note}")
@@ -159,8 +150,23 @@ def _cells(score: "ProbeScore") -> list[str]:
         _span(score.low, score.high),
         _number(score.over_evaluated),
         _number(score.chance),
-        score.fingerprint,
+        score.fingerprint[:8],
     ]
+
+
+def _show_protocol(scores: "tuple[ProbeScore, ...]") -> None:
+    """Tell what all scores have in common, then what is each probe's own."""
+    if not scores:
+        return
+    first = scores[0].protocol
+    common = {k for k in first if all(one.protocol.get(k) == first[k] for one in scores)}
+    told = ", ".join(f"{key} {first[key]}" for key in first if key in common - {"probe", "metric"})
+    _common.say(f"protocol: {told}")
+    for name in dict.fromkeys(score.probe for score in scores):
+        own = next(score.protocol for score in scores if score.probe == name)
+        left = [key for key in own if key not in common | {"probe", "metric"}]
+        if left:
+            _common.say(f"{name}: " + ", ".join(f"{key} {own[key]}" for key in left))
 
 
 def _show_motion(motion: "Motion") -> None:

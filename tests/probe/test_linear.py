@@ -35,12 +35,12 @@ def test_it_is_scikit_learns_pipeline_of_the_chosen_strength() -> None:
     assert not found.probabilities[:, 3].any()  # a class that nothing was trained for
 
 
-def test_the_smallest_of_equally_good_strengths_is_taken() -> None:
+def test_of_equally_good_strengths_the_likeliest_is_taken() -> None:
     labels = np.repeat([0, 1], 10)
     painted = np.eye(2)[labels]
     found = fit_linear(painted, labels, painted, classes=2)
     assert set(found.chosen_by.values()) == {1.0}
-    assert found.strength == min(linear.STRENGTHS)
+    assert found.strength == max(linear.STRENGTHS)  # nothing is surer of what can be told apart
     assert (found.probabilities.argmax(axis=1) == labels).all()
 
 

@@ -45,13 +45,14 @@ def load(path: Path, random: int | None = None) -> Looked:
         CheckpointError: if there is none, or it is damaged.
         RecipeError: if this version does not know its backbone.
     """
-    encoder, backbone, card = _read(path)
+    with torch.random.fork_rng(devices=[]):  # building draws weights, if only to replace them
+        encoder, backbone, card = _read(path)
+        if random is not None:
+            torch.manual_seed(random)
+            encoder = backbone.build()
     side_px = _side_px(path, card)
     if random is None:
         return Looked(encoder, backbone, card, str(card["hash"]), side_px, str(path))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(random)
-        encoder = backbone.build()
     described = json.dumps([backbone.model_dump(mode="json"), random, torch.__version__])
     digest = hashlib.sha256(described.encode()).hexdigest()[:16]
     name = f"{path}, untrained (seed {random})"

@@ -56,7 +56,8 @@ def fit_linear(
 ) -> Linear:
     """Return the classifier's probabilities on the test videos.
 
-    Of equally good C the smallest is taken. Memory: two copies of the features in float64.
+    Of equally good C that under which the held-out labels are likeliest is taken. Memory: two
+    copies of the features in float64.
 
     Raises:
         ValueError: if labels are not classes, or fewer than two are there.
@@ -66,15 +67,18 @@ def fit_linear(
         raise ValueError("a classifier needs training videos of two classes")
     held_N = held_out(labels_N, group_N, seed=seed)
     chosen_by: dict[float, float] = {}
+    likely: dict[float, float] = {}
     if held_N.any() and len(strengths) > 1:
         kept_NF, other_NF = standardised(train_NF[~held_N], train_NF[held_N])
         model = _logistic()
         for strength in sorted(strengths):
             model.set_params(C=strength)
             _fit(model, kept_NF, labels_N[~held_N])
-            right = model.predict(other_NF) == labels_N[held_N]
-            chosen_by[strength] = float(right.mean())
-    best = max(chosen_by, key=lambda one: (chosen_by[one], -one)) if chosen_by else UNCHOSEN
+            found = model.predict_proba(other_NF)
+            place_N = np.searchsorted(model.classes_, labels_N[held_N])  # each class is in both
+            chosen_by[strength] = float((found.argmax(axis=1) == place_N).mean())
+            likely[strength] = _likelihood(found[np.arange(len(found)), place_N])
+    best = max(chosen_by, key=lambda one: (chosen_by[one], likely[one])) if chosen_by else UNCHOSEN
     strength = best if chosen_by or len(strengths) > 1 else strengths[0]
     all_NF, wanted_MF = standardised(train_NF, test_MF)
     model = _logistic().set_params(C=strength)
@@ -114,6 +118,7 @@ def fit_linear_multilabel(
         raise ValueError("no class tells training videos apart")
     held_N = held_out(np.zeros(len(labels_NK), np.int64), group_N, seed=seed)
     chosen_by: dict[float, float] = {}
+    likely: dict[float, float] = {}
     if held_N.any() and len(strengths) > 1:
         kept_NF, other_NF = standardised(train_NF[~held_N], train_NF[held_N])
         for strength in sorted(strengths):
@@ -121,7 +126,8 @@ def fit_linear_multilabel(
             score = mean_ap(found, labels_NK[held_N])
             if not np.isnan(score):
                 chosen_by[strength] = score
-    best = max(chosen_by, key=lambda one: (chosen_by[one], -one)) if chosen_by else UNCHOSEN
+                likely[strength] = _likelihood(np.where(labels_NK[held_N], found, 1 - found))
+    best = max(chosen_by, key=lambda one: (chosen_by[one], likely[one])) if chosen_by else UNCHOSEN
     strength = best if chosen_by or len(strengths) > 1 else strengths[0]
     all_NF, wanted_MF = standardised(train_NF, test_MF)
     found, iterations, converged = _one_by_one(all_NF, labels_NK, wanted_MF, strength)
@@ -261,6 +267,10 @@ def _members(number_N: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     if not len(number_N):
         return []
     return np.split(np.argsort(number_N, kind="stable"), np.cumsum(np.bincount(number_N))[:-1])
+
+
+def _likelihood(probability: NDArray[np.float64]) -> float:
+    return float(np.log(np.maximum(probability, 1e-12)).mean())
 
 
 def _logistic() -> Any:
