@@ -76,12 +76,12 @@ def finetune(
     with _common.user_errors():
         plan = load_any(kinds, find_any(kinds, recipe), _common.length(overrides, steps))
         given = {"--annotations": annotations, "--labels": labels, "--boxes": boxes}
-        given |= {"--excluded": excluded, "--bank": bank}
+        given |= {"--excluded": excluded}
         task: _Detection | _Recognition
         if isinstance(plan, Recognition):
             counted = {"--time-origin": None if time_origin == "auto" else time_origin}
             _refuse(recipe, {**given, **counted})
-            task = _Recognition(plan, encoder, videos, out)
+            task = _Recognition(plan, encoder, videos, out, bank)
         else:
             assert isinstance(plan, Detection)
             if annotations is None or labels is None:
@@ -171,18 +171,25 @@ class _Recognition:
     encoder: str
     videos: str
     out: Path
+    bank: Path | None
 
     def forecast(self, processes: int) -> "Forecast":
         """Return what it will need."""
         from vidssl.jobs import recognise as job
 
-        return job.forecast(self.plan, self.encoder, self.videos, self.out, processes=processes)
+        return job.forecast(
+            *(self.plan, self.encoder, self.videos, self.out), bank=self.bank, processes=processes
+        )
 
     def prove(self, steps: int, progress: Progress) -> "Proof":
         """Do steps again."""
         from vidssl.jobs import recognise as job
 
-        return job.prove(self.plan, self.encoder, self.videos, self.out, steps, progress=progress)
+        return job.prove(
+            *(self.plan, self.encoder, self.videos, self.out, steps),
+            bank=self.bank,
+            progress=progress,
+        )
 
     def run(self, how: _Manner, progress: Progress, json_to: str | None) -> None:
         """Train, and tell the result."""
@@ -190,6 +197,7 @@ class _Recognition:
 
         result = job.run(
             *(self.plan, self.encoder, self.videos, self.out),
+            bank=self.bank,
             resume=how.resume,
             autotune=how.autotune,
             tensorboard=how.tensorboard,

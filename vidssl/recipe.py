@@ -215,12 +215,27 @@ class Recognition(Recipe):
                 "optim.precise_bn takes BatchNorm's statistics anew, which freeze: "
                 f"{self.freeze} decides on"
             )
+        if self.head.operator is not None:
+            self._require_reader()
         if self.sampling.samples == "videos" and self.head.loss == "softmax":
             raise ValueError(
                 "sampling.samples: videos gives a clip any number of classes, which is for "
                 "head.loss: sigmoid"
             )
         return self
+
+    def _require_reader(self) -> None:
+        """Refuse what a bank cannot be read with."""
+        if self.head.scaling != "none":
+            raise ValueError(
+                f"head.scaling: {self.head.scaling} changes the features with which head.operator "
+                "asks a bank; expected none"
+            )
+        if self.augment.mixup or self.augment.cutmix:
+            raise ValueError(
+                "augment.mixup and augment.cutmix mix clips of two videos, head.operator reads the "
+                "bank of one"
+            )
 
 
 class Extract(Recipe):

@@ -195,6 +195,11 @@ def _encoder(checkpoint: Path, size_px: Size | None) -> Graph:
 
 def _classifier(checkpoint: Path, size_px: Size | None) -> Graph:
     trained = load_classifier(checkpoint)
+    if trained.operator is not None:
+        raise ExportError(
+            f"{checkpoint}: the classifier reads a feature bank, which cannot be exported; "
+            "its encoder.safetensors can"
+        )
     size_px = size_px or _size_of(checkpoint, trained.card, trained.backbone)
     return _graph(
         "classifier",

@@ -27,19 +27,22 @@ from vidssl.data.labelled import (
     with_labels,
 )
 from vidssl.data.loader import Cost
-from vidssl.errors import CheckpointError, SourceError
+from vidssl.errors import BankError, CheckpointError, SourceError
+from vidssl.features import Bank, Window
 from vidssl.jobs import _detector as shared
 from vidssl.jobs import _forecast as forecasting
 from vidssl.jobs import _pace as pace
 from vidssl.jobs import _training as training
 from vidssl.jobs import index as index_job
 from vidssl.jobs import report
+from vidssl.jobs._banks import bank_for, facts_of, require_videos, stacked, window_around
 from vidssl.jobs._classifier import load_classifier, save_classifier
 from vidssl.jobs._geometry import remark
 from vidssl.jobs.index import open_index
 from vidssl.nn.distributed import first_here, joined, rank
 from vidssl.progress import Progress, silent
 from vidssl.recipe import Recognition, dump
+from vidssl.recognition.classifier import Classifier
 from vidssl.recognition.losses import class_weights, multi_hot
 from vidssl.recognition.recogniser import Recogniser, RecognitionBatch
 from vidssl.sources import Listing, read
@@ -54,6 +57,7 @@ from vidssl.video.reader import decoder_version
 from vidssl.video.storage import shown, told_apart
 from vidssl.video.workers import preload
 
+WHO = "the recipe's head"
 MIX = 0x6D78
 """Tells the draws of mixup and CutMix from all others that come from the same seed and step."""
 
@@ -92,18 +96,21 @@ def run(
     out: Path,
     *,
     resume: bool = False,
+    bank: Path | None = None,
     autotune: bool = False,
     tensorboard: bool = False,
     progress: Progress = silent,
 ) -> RecogniseResult:
     """Train a classifier from ``encoder`` (a run, a weights file, or ``random``) in ``out``.
 
-    ``autotune`` measures first, and takes as many workers and threads as suit this machine.
-    ``tensorboard`` shows the log there too.
+    ``bank`` is the folder of a feature bank, for a recipe whose head reads one. ``autotune``
+    measures first, and takes as many workers and threads as suit this machine. ``tensorboard``
+    shows the log there too.
 
     Raises:
         SourceError: if there is no video, or none with a label of the kind asked for.
         CheckpointError: if the encoder is absent, damaged or does not fit the recipe.
+        BankError: if the recipe's operator has no bank, the bank no operator, or it lacks videos.
         OutputError: if ``out`` belongs to another run.
         Interrupted: on Ctrl-C, after a checkpoint; the same call goes on from it.
     """
@@ -112,8 +119,9 @@ def run(
     preload(["vidssl.data.labelled"])
     listing = read(videos)
     classes = require_labels(listing, plan.head.target, one_class=_one_class(plan))
+    reader = bank_for(plan.head.operator, bank, WHO)
     origin = _origin(plan, encoder, classes)
-    identity = _identity(plan, encoder, origin, videos)
+    identity = _identity(plan, encoder, origin, videos, reader)
     terms = training.terms(Recognition)
     claim(out, identity, terms)
     if resume:
@@ -122,8 +130,8 @@ def run(
         if board is not None:
             folder.follow(board)
         with first_here():
-            data = _indexed(plan, listing, videos, out / "index.parquet", progress)
-        module = _initial(plan, encoder, data.learnt)
+            data = _indexed(plan, listing, videos, out / "index.parquet", reader, progress)
+        module = _initial(plan, encoder, data.learnt, reader)
         trainer = training.trainer(module, plan, len(data.learnt), data.fingerprint)
         training.tell_rate(plan.optim, folder, progress)
         if rank() == 0:
@@ -135,10 +143,10 @@ def run(
         if autotune:
             spare = training.trainer(copy.deepcopy(module), plan, len(data.learnt))
             loader = pace.autotuned(
-                plan, spare, dataset, _preparation(plan, spare), folder, progress
+                plan, spare, dataset, _preparation(plan, spare, reader), folder, progress
             )
         between = training.batches(dataset, plan.optim.batch, loader, cost)
-        prepare = _preparation(plan, trainer)
+        prepare = _preparation(plan, trainer, reader)
         hooks = Hooks(
             notice=training.noting_failures(folder),
             identify=_identified,
@@ -153,7 +161,9 @@ def run(
         before = 0 if origin is None else training.seen_by(origin)
         seen = training.Seen(trainer.samples_seen, before)
         if rank() == 0:
-            classifier_hash = _save(out, trained, plan, data, steps=trainer.step, seen=seen)
+            classifier_hash = _save(
+                *(out, trained, plan, data, reader), steps=trainer.step, seen=seen
+            )
             report.run(out)
     log = read_log(out)
     return RecogniseResult(
@@ -181,6 +191,7 @@ def prove(
     out: Path,
     steps: int,
     *,
+    bank: Path | None = None,
     progress: Progress = silent,
 ) -> Proof:
     """Do some steps of the run in ``out`` again, twice, and compare them; nothing is changed.
@@ -192,23 +203,30 @@ def prove(
     preload(["vidssl.data.labelled"])
     listing = read(videos)
     classes = require_labels(listing, plan.head.target, one_class=_one_class(plan))
-    identity = _identity(plan, encoder, _origin(plan, encoder, classes), videos)
+    reader = bank_for(plan.head.operator, bank, WHO)
+    identity = _identity(plan, encoder, _origin(plan, encoder, classes), videos, reader)
     claim(out, identity, training.terms(Recognition))
     training.require_checkpoint(out)
     with joined(device_of(plan.device)):
         index = open_index(training.as_indexed(videos, out), out / "index.parquet", progress)
         data = _data(plan, listing, index)
-        module = _initial(plan, encoder, data.learnt)
+        module = _initial(plan, encoder, data.learnt, reader)
         trainer = training.trainer(module, plan, len(data.learnt), data.fingerprint)
         between = training.batches(_clips(plan, data), plan.optim.batch, plan.loader)
-        prepare = _preparation(plan, trainer)
+        prepare = _preparation(plan, trainer, reader)
         return training.proof_of_resume(
             trainer, between, prepare, _identified, out, steps, progress
         )
 
 
 def forecast(
-    plan: Recognition, encoder: str, videos: str, out: Path, *, processes: int = 1
+    plan: Recognition,
+    encoder: str,
+    videos: str,
+    out: Path,
+    *,
+    bank: Path | None = None,
+    processes: int = 1,
 ) -> forecasting.Forecast:
     """Read two batches and do a few steps without writing anything that stays.
 
@@ -220,6 +238,7 @@ def forecast(
     """
     listing = read(videos)
     classes = require_labels(listing, plan.head.target, one_class=_one_class(plan))
+    reader = bank_for(plan.head.operator, bank, WHO)
     _origin(plan, encoder, classes)
     every = listing.videos
     few = _labelled_videos(listing)[:: max(1, len(every) // plan.optim.batch)][: plan.optim.batch]
@@ -232,14 +251,14 @@ def forecast(
         # How many there will be: as many of each video as of those looked at.
         samples = round(len(some) / len(index) * len(every) * plan.labels.share)
         data = _Data(some, index, len(some))
-        module = _initial(plan, encoder, some)
+        module = _initial(plan, encoder, some, reader)
         trainer = training.trainer(module, plan, max(1, samples))
         place = forecasting.Place(out, index.path, len(every), processes)
         return forecasting.forecast(
             plan,
             trainer,
             _clips(plan, data),
-            _preparation(plan, trainer),
+            _preparation(plan, trainer, reader),
             place,
             samples=max(1, samples),
         )
@@ -279,13 +298,21 @@ def _one_class(plan: Recognition) -> bool:
 
 
 def _indexed(
-    plan: Recognition, listing: Listing, videos: str, cache: Path, progress: Progress
+    plan: Recognition,
+    listing: Listing,
+    videos: str,
+    cache: Path,
+    bank: Bank | None,
+    progress: Progress,
 ) -> _Data:
     """Return the samples of a source, whose videos are indexed once at ``cache``."""
     is_new = not cache.exists()
     try:
-        return _data(plan, listing, open_index(videos, cache, progress))
-    except SourceError:
+        data = _data(plan, listing, open_index(videos, cache, progress))
+        if bank is not None:
+            require_videos(bank, [data.index.video(n)[0] for n in set(data.learnt.video.tolist())])
+        return data
+    except (SourceError, BankError):
         if is_new:  # a refused command leaves nothing behind
             cache.unlink(missing_ok=True)
         raise
@@ -353,8 +380,13 @@ def _clips(plan: Recognition, data: _Data) -> LabelledClips:
 # --- the network
 
 
-def _initial(plan: Recognition, encoder: str, learnt: Examples) -> Recogniser:
+def _initial(
+    plan: Recognition, encoder: str, learnt: Examples, bank: Bank | None = None
+) -> Recogniser:
     """Return the classifier in training at step 0; where it comes from has been looked at.
+
+    With ``init: classifier`` the columns for the clip's own feature come along; those for the bank
+    start fresh.
 
     Raises:
         CheckpointError: if the encoder or classifier is damaged.
@@ -372,11 +404,22 @@ def _initial(plan: Recognition, encoder: str, learnt: Examples) -> Recogniser:
         num_classes=len(learnt.classes),
         freeze=plan.freeze,
         weights_K=weights,
+        bank_dim=bank.dim if bank else None,
     )
     if plan.init == "classifier":
-        before = load_classifier(Path(encoder))
-        module.classifier.load_state_dict(before.classifier.state_dict())
+        _take_common_part(module.classifier, load_classifier(Path(encoder)).classifier)
     return module
+
+
+def _take_common_part(own: Classifier, before: Classifier) -> None:
+    """Take all of a classifier but an operator and the columns for its answers."""
+    width = own.encoder.features
+    own.encoder.load_state_dict(before.encoder.state_dict())
+    if own.scaling == "batch":
+        own.norm.load_state_dict(before.norm.state_dict())
+    with torch.no_grad():
+        own.classifier.weight[:, :width] = before.classifier.weight[:, :width]
+        own.classifier.bias.copy_(before.classifier.bias)
 
 
 def _origin(plan: Recognition, encoder: str, classes: Sequence[str]) -> dict[str, Any] | None:
@@ -415,13 +458,19 @@ def _require_same_head(
 
 
 def _identity(
-    plan: Recognition, encoder: str, origin: Mapping[str, Any] | None, videos: str
+    plan: Recognition,
+    encoder: str,
+    origin: Mapping[str, Any] | None,
+    videos: str,
+    bank: Bank | None,
 ) -> dict[str, Any]:
+    of_bank = {"bank": str(bank.folder), "bank_encoder": bank.encoder_hash} if bank else {}
     return {
         "command": "finetune",
         "encoder": encoder,
         "encoder_hash": None if origin is None else str(origin["hash"]),
         "videos": videos,
+        **of_bank,
         "recipe": plan.model_dump(mode="json"),
     }
 
@@ -431,6 +480,7 @@ def _save(
     trained: Recogniser,
     plan: Recognition,
     data: _Data,
+    bank: Bank | None,
     *,
     steps: int,
     seen: training.Seen,
@@ -463,10 +513,16 @@ def _save(
         },
         "target": plan.head.target,
         "data": {"samples": len(data.learnt), "of": data.usable, "fingerprint": data.fingerprint},
+        **({"bank": facts_of(bank)} if bank else {}),
         **common,
     }
     return save_classifier(
-        folder, trained.classifier, backbone, labels=data.learnt.classes, facts=facts
+        folder,
+        trained.classifier,
+        backbone,
+        labels=data.learnt.classes,
+        facts=facts,
+        operator=plan.head.operator,
     )
 
 
@@ -487,18 +543,21 @@ def _identified(samples: Sequence[LabelledSample]) -> list[dict[str, Any]]:
 
 
 def _preparation(
-    plan: Recognition, trainer: Trainer
+    plan: Recognition, trainer: Trainer, bank: Bank | None = None
 ) -> Callable[[Sequence[LabelledSample], int], RecognitionBatch]:
     """Return what puts samples on the device, augments there what is not yet, and mixes them.
 
     The first clips of all samples come first, then the second ones. Each process mixes its own.
+    What a clip sees of a bank, where chance has a part in it, follows from the sample's seed.
     """
+    operator = plan.head.operator
     device, augment = trainer.device, plan.augment
     classes = cast(Recogniser, trainer.module).classifier.classifier.out_features
 
     def prepare(samples: Sequence[LabelledSample], step: int) -> RecognitionBatch:
         clips: list[Tensor] = []
         labels: list[tuple[int, ...]] = []
+        seen: list[Window] = []
         for view in range(plan.sampling.clips):
             for sample in samples:
                 clip = sample.clip.views[view].to(device, non_blocking=True)
@@ -506,13 +565,19 @@ def _preparation(
                     clip = recognition_view(clip, sample.clip.seed + view, augment)
                 clips.append(clip)
                 labels.append(sample.labels[view])
+                if bank is not None and operator is not None:
+                    times_s, seed = sample.clip.times_s[view], sample.clip.seed + view
+                    seen.append(
+                        window_around(bank, operator.window, sample.clip.video, times_s, seed)
+                    )
         batch = torch.stack(clips)
         targets = torch.from_numpy(multi_hot(labels, classes)).to(device)
         rng = np.random.default_rng([plan.seed, step, MIX])
         size = (augment.crop_px, augment.crop_px)
         mix = draw_mix(rng, size, mixup=augment.mixup, cutmix=augment.cutmix)
         if mix is None:
-            return RecognitionBatch(batch, targets)
+            window = stacked(seen, device) if seen else None
+            return RecognitionBatch(batch, targets, window=window)
         return RecognitionBatch(mix_clips(batch, mix), mix_labels(targets, mix), is_mixed=True)
 
     return prepare

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vidssl.backbones import Encoder
+from vidssl.features.operators import AnyOperator, BankWindow
 from vidssl.nn.step import StepOutput
 from vidssl.recognition.classifier import Classifier, Scaling
 from vidssl.recognition.losses import Loss, Weighing, sigmoid_loss, softmax_loss
@@ -40,18 +41,22 @@ class HeadConfig(Section):
     """How much more the loss of a rare class counts, by the samples that it has in training."""
     target: Literal["label", "verb", "noun"] = "label"
     """Which of a source's labels are learnt: its own, or the column of an EPIC list."""
+    operator: AnyOperator | None = None
+    """How a feature bank is read; null trains without a bank."""
 
 
 @dataclass(frozen=True)
 class RecognitionBatch:
     """One step's input: ``clips`` ``(B, C, T, H, W)``, float, normalised; ``targets`` ``(B, K)``.
 
-    ``is_mixed`` says that targets are shares of two classes.
+    ``is_mixed`` says that targets are shares of two classes; ``window`` is what each clip sees of a
+    bank.
     """
 
     clips: Tensor
     targets: Tensor
     is_mixed: bool = False
+    window: BankWindow | None = None
 
 
 class Recogniser(nn.Module):
@@ -67,12 +72,23 @@ class Recogniser(nn.Module):
         num_classes: int,
         freeze: Freeze = "none",
         weights_K: Tensor | None = None,
+        bank_dim: int | None = None,
     ) -> None:
-        """Put a fresh head on ``encoder``; ``weights_K`` says how much each class counts."""
+        """Put a fresh head on ``encoder``; ``weights_K`` says how much each class counts.
+
+        ``bank_dim`` is the number of features of a bank's row, by default the encoder's.
+        """
         super().__init__()
         self.config, self.freeze = config, freeze
+        operator = None
+        if config.operator is not None:
+            operator = config.operator.build(encoder.features, bank_dim or encoder.features)
         self.classifier = Classifier(
-            encoder, num_classes=num_classes, dropout=config.dropout, scaling=config.scaling
+            encoder,
+            num_classes=num_classes,
+            dropout=config.dropout,
+            scaling=config.scaling,
+            operator=operator,
         )
         # No part of the state: it follows from recipe and data.
         self.register_buffer("class_weights", weights_K, persistent=False)
@@ -99,7 +115,7 @@ class Recogniser(nn.Module):
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.freeze == "none"):
             features_BF = self.encoder(batch.clips)
-        logits_BK = self.classifier.logits_of(features_BF)
+        logits_BK = self.classifier.logits_of(features_BF, batch.window)
         smoothing, weights_K = self.config.label_smoothing, self.class_weights
         if self.config.loss == "softmax":
             loss = softmax_loss(logits_BK, batch.targets, smoothing=smoothing, weights_K=weights_K)

@@ -1,0 +1,97 @@
+"""What training a classifier that reads a bank, and testing it, have in common."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vidssl.errors import BankError, listed
+from vidssl.features import Bank, Window, WindowConfig
+from vidssl.features.operators import BankWindow, OperatorConfig
+from vidssl.jobs._detector import made_by
+from vidssl.video.storage import Location, video_id
+
+
+def bank_for(
+    operator: OperatorConfig | None, path: Path | None, who: str, option: str = "--bank"
+) -> Bank | None:
+    """Return the bank if ``who`` reads one.
+
+    Raises:
+        BankError: if a bank is given and not read, or read and not given.
+    """
+    if operator is None:
+        if path is not None:
+            raise BankError(f"{path}: {who} has no operator to read a bank with")
+        return None
+    if path is None:
+        raise BankError(f"{who} reads a feature bank: give one with {option}")
+    return Bank.open(path)
+
+
+def facts_of(bank: Bank) -> dict[str, Any]:
+    """Return what a network's card says of the bank that it was trained with."""
+    return {"encoder": bank.encoder_hash, "dim": bank.dim, "made_by": made_by(bank)}
+
+
+def require_same(bank: Bank, facts: Mapping[str, Any]) -> None:
+    """Refuse a bank whose rows were made in another way than those that a network knows.
+
+    Raises:
+        BankError: with every difference.
+    """
+    bank.require(str(facts["encoder"]))
+    found = made_by(bank)
+    differences = [
+        f"{key}: {found.get(key)!r} in the bank, {value!r} in the one it was trained with"
+        for key, value in facts.get("made_by", {}).items()
+        if found.get(key) != value
+    ]
+    if differences:
+        title = f"{bank.folder}: was made in another way than the classifier's bank"
+        raise BankError(listed(title, differences))
+
+
+def require_videos(bank: Bank, videos: Sequence[Location]) -> None:
+    """Refuse a bank that does not know the videos: a window without rows tells nothing.
+
+    Raises:
+        BankError: with some of those that it lacks.
+    """
+    names = sorted({video_id(path) for path in videos})
+    absent = [name for name in names if not bank.has(name)]
+    if absent:
+        title = (
+            f"{bank.folder}: lacks {len(absent)} of the {len(names)} videos (a bank is for the "
+            "videos of training and of tests)"
+        )
+        raise BankError(listed(title, absent, limit=8))
+
+
+def window_around(
+    bank: Bank, config: WindowConfig, video: Location, times_s: torch.Tensor, seed: int
+) -> Window:
+    """Return what a clip sees of the bank: a window around the middle of its ``times_s`` ``(T,)``.
+
+    The bank's times count from the beginning of the video.
+    """
+    return bank.window(
+        video_id(video),
+        float(times_s[0] + times_s[-1]) / 2,
+        before_s=config.before_s,
+        after_s=config.after_s,
+        per_step=config.per_step,
+        pick=config.pick,
+        seed=seed,
+    )
+
+
+def stacked(windows: Sequence[Window], device: torch.device) -> BankWindow:
+    """Return the windows of B clips as one."""
+    parts = (
+        np.stack([getattr(window, name) for window in windows])
+        for name in ("features", "mask", "offset_s")
+    )
+    return BankWindow(*(torch.from_numpy(part).to(device) for part in parts))
