@@ -17,6 +17,7 @@ from .long_term import long_term
 from .models import models
 from .playground import playground
 from .pretrain import pretrain
+from .probe import probe
 from .propose import propose
 from .recipes import recipes
 from .report import report
@@ -47,6 +48,7 @@ app.command()(detect)
 app.command("eval-ava")(eval_ava)
 app.command("eval-kinetics")(eval_kinetics)
 app.command("eval-tubes")(eval_tubes)
+app.command()(probe)
 app.command()(export)
 app.command()(report)
 app.command()(runs)
