@@ -79,11 +79,8 @@ def test_without_an_encoder_or_a_decay_all_weights_have_the_whole_rate() -> None
 @pytest.mark.parametrize("kind", ["sgd", "adamw", "lars"])
 def test_each_weight_is_in_one_group_with_its_rate_and_its_decay(kind: str) -> None:
     module = recogniser(slow.Config(depths=(1, 1, 1, 1)))
-    config = OptimConfig(
-        **{"optimizer": kind, "lr": 0.4, "batch": 8, "steps": 10},  # type: ignore[arg-type]
-        layer_decay=0.5,
-        weight_decay=0.1,
-    )
+    values = {"optimizer": kind, "lr": 0.4, "batch": 8, "steps": 10, "weight_decay": 0.1}
+    config = OptimConfig.model_validate({**values, "layer_decay": 0.5})
     made = optimizer(module, config)
     set_rate(made, 0.2)
     share_of = rate_shares(module, 0.5)

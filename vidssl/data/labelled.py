@@ -331,7 +331,7 @@ def _class_names(listing: Listing, rows: _Rows) -> tuple[str, ...]:
 def _require_one_class(listing: Listing, rows: _Rows, classes: int) -> None:
     """Refuse samples of several classes where one is expected, and a single class in all."""
     counts = np.diff(rows.ends, prepend=0)
-    if several := [rows.id[n] for n in np.flatnonzero(counts > 1)]:
+    if several := [rows.id[n] for n in np.flatnonzero(counts > 1).tolist()]:
         title = (
             f"{listing.source}: {len(several)} rows have several classes; expected one each "
             "(head.loss: sigmoid learns any number)"
