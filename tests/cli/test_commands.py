@@ -98,6 +98,13 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
     ),
     "export": (["checkpoint"], JSON | {"--format", "--out", "--crop"}),
     "report": (["run"], JSON),
+    "report-card": (
+        ["encoder"],
+        JSON
+        | {"--on", "--test", "--out", "--compare", "--baseline", "--probes", "--motion", "--name"}
+        | {"--k", "--temperature", "--views", "--centre", "--group", "--short-side", "--crop"}
+        | {"--cache", "--workers", "--precision", "--batch", "--max-failed"},
+    ),
     "runs": (["folder", "names"], JSON | {"--sort", "--diff"}),
     "models": ([], JSON),
     "recipes": (["name"], JSON),

@@ -13,7 +13,7 @@ from typer.testing import Result
 
 from vidssl.augment.recognition import RecognitionConfig, side_crops
 from vidssl.augment.views import normalise
-from vidssl.backbones import slow
+from vidssl.backbones import slow, slowfast
 from vidssl.errors import Interrupted, SourceError
 from vidssl.jobs import eval_kinetics as job
 from vidssl.jobs import index as index_job
@@ -352,6 +352,39 @@ def test_videos_without_labels_or_a_classifier_are_refused(
     assert "found --checkpoint, --scores" in refused(*both)
     said = refused("eval-kinetics", "--checkpoint", network, "--videos", videos, "--views", "10")
     assert "--views: expected CLIPSxCROPS" in said
+
+
+def test_clips_that_the_network_cannot_take_are_refused(
+    refused: Refused, videos: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    backbone = slowfast.Config(width=8, depths=(1, 1, 1, 1), frames=4, alpha=2)
+    network = Classifier(backbone.build(), num_classes=3)
+    facts = {"test": {"crop_px": 64, "indexing": "linspaced"}}
+    save_classifier(tmp_path / "odd", network, backbone, labels=NAMES, facts=facts)
+    save_classifier(tmp_path / "net", network, backbone, labels=NAMES, facts={})
+    said = refused("eval-kinetics", "--checkpoint", tmp_path / "odd", "--videos", videos)
+    assert "the classifier's card has a test.indexing that is none" in said
+    command = ("eval-kinetics", "--checkpoint", tmp_path / "net", "--videos", videos)
+    assert "frames 5 is not a multiple of alpha 2" in refused(*command, "--frames", 5)
+    said = refused(*command, "--crop", 300, "--short-side", 256)
+    assert "--crop 300 is longer than the short side, 256" in said
+
+
+def test_a_list_of_which_nothing_can_be_read_leaves_nothing_behind(
+    refused: Refused, network: Path, videos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    path = write_list(tmp_path / "list.csv", [(tmp_path / "broken.mp4", "dark")])
+    out = ("--out", tmp_path / "out")
+    said = refused("eval-kinetics", "--checkpoint", network, "--videos", path, *out)
+    assert "none of the 1 videos can be decoded" in said
+    index_job.run(str(videos / "dark"), tmp_path / "index.parquet", workers=1)
+    grey = write_list(tmp_path / "grey.csv", [row for row in all_of(videos) if row[1] == "grey"])
+    command = ("eval-kinetics", "--checkpoint", network, "--videos", grey, *out)
+    said = refused(*command, "--index", tmp_path / "index.parquet")
+    assert "none of the 3 videos can be scored" in said
+    assert "grey0: not in the index" in said
 
 
 # --- published sets

@@ -131,10 +131,16 @@ def test_the_intervals_follow_a_slow_count_of_the_same_draws() -> None:
             for k in range(classes)
         ]
         precisions.append(metrics.mean_of(np.array(columns)))
+    every = [
+        metrics.average_precision(found[scored, k], truth[scored, k], int(truth[:, k].sum()))
+        for k in range(classes)
+    ]
+    shift = float(np.mean(every) - np.mean(precisions))
+    assert shift < 0  # a draw has some videos twice, which raises the precision
     for interval, values in (
         (resampling.of_mean(right), own),
         (resampling.of_class_mean(right, label), means),
-        (resampling.of_mean_precision(found, truth, scored), precisions),
+        (resampling.of_mean_precision(found, truth, scored), [one + shift for one in precisions]),
     ):
         assert interval is not None
         expected = np.quantile(values, [0.025, 0.975])

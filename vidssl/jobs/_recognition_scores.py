@@ -10,7 +10,8 @@ Array suffixes: V clips, T frames, K classes.
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,14 @@ from vidssl.augment.recognition import RecognitionConfig, side_crops
 from vidssl.data.clips import ClipPlan, ClipReading, ClipSample
 from vidssl.data.loader import Loader, LoaderConfig
 from vidssl.data.samples import Failed, Samples
-from vidssl.errors import AnnotationError, Interrupted, OutputError, listed
+from vidssl.errors import (
+    AnnotationError,
+    Interrupted,
+    OutputError,
+    SourceError,
+    VidsslError,
+    listed,
+)
 from vidssl.files import write_text
 from vidssl.jobs._stopping import stoppable
 from vidssl.jobs._tested import Item
@@ -81,8 +89,8 @@ def predicted(
         found = _finished(work)
         if found is not None and (found.is_ok.all() or not retry):
             return found
-        _claim(work)
-        located = _located(work, progress)
+        with _beginning(work):
+            located = _located(work, progress)
     known = {} if found is None else _rows_of(found, retry)
     known |= _rows_of_parts(work, retry)
     _Predictor(work, classifier, device, progress).run(located, known)
@@ -132,11 +140,12 @@ def _finished(work: Work) -> Scores | None:
     return _together(work, _rows_of(found, False))  # in the order of the list, if that changed
 
 
-def _claim(work: Work) -> None:
-    """Make the folder of parts, or take up that of the same work.
+@contextmanager
+def _beginning(work: Work) -> Iterator[None]:
+    """Make the folder of parts, or take up that of the same work; leave nothing if it is refused.
 
     Raises:
-        OutputError: if the parts are of other work.
+        OutputError: if the parts are of other work, or cannot be written.
     """
     path = work.out / PARTS / ABOUT
     if path.exists():
@@ -145,12 +154,19 @@ def _claim(work: Work) -> None:
         except (OSError, ValueError, TypeError):
             raise OutputError(f"{path}: is damaged; remove {path.parent}") from None
         _require_same(work, path.parent, there)
+        yield
         return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{work.out}: cannot be written: {error.strerror}") from error
+    is_new = not work.out.exists()
     write_text(path, json.dumps(work.about.protocol) + "\n")
+    try:
+        yield
+    except VidsslError:
+        shutil.rmtree(path.parent, ignore_errors=True)
+        (work.out / INDEX).unlink(missing_ok=True)
+        if is_new:
+            with suppress(OSError):
+                work.out.rmdir()
+        raise
 
 
 def _require_same(work: Work, path: Path, there: Mapping[str, Any]) -> None:
@@ -171,7 +187,12 @@ def _located(work: Work, progress: Progress) -> _Located:
     else:
         index = open_index(work.source, work.out / INDEX, progress)
     durations = dict(index.video(number) for number in range(len(index)))
-    return _Located(durations, set_aside(index))
+    located = _Located(durations, set_aside(index))
+    reasons = [_why_not(item, located) for item in work.items]
+    if all(reasons):
+        told = [f"{one.id}: {why}" for one, why in zip(work.items, reasons, strict=True)]
+        raise SourceError(listed(f"none of the {len(told)} videos can be scored", told, 8))
+    return located
 
 
 def _rows_of(scores: Scores, retry: bool) -> dict[str, _Row]:

@@ -41,6 +41,7 @@ from vidssl.recognition.scores import Scores
 from vidssl.video.sampling import Indexing
 
 if TYPE_CHECKING:
+    from vidssl.backbones import BackboneConfig
     from vidssl.jobs._classifier import TrainedClassifier
 
 TOP = (1, 5)
@@ -348,7 +349,7 @@ def protocol_of(
     protocol = Protocol(
         clips=clips,
         crops=crops,
-        frames=how.frames or card.frames or backbone.frames,
+        frames=_frames(backbone, how.frames or card.frames or backbone.frames),
         stride=how.stride or card.stride or backbone.stride,
         sampling=sampling,
         indexing=how.indexing or card.indexing or published,
@@ -362,6 +363,23 @@ def protocol_of(
         precision=how.precision,
     )
     return protocol, notes
+
+
+def _frames(backbone: "BackboneConfig", frames: int) -> int:
+    """Return ``frames``.
+
+    Raises:
+        RecipeError: if the network cannot take clips of so many.
+    """
+    try:
+        other = type(backbone).model_validate({**backbone.model_dump(), "frames": frames})
+    except ValidationError as error:
+        raise RecipeError(f"--frames {frames}: {error.errors()[0]['msg']}") from None
+    if other.geometry_free() != backbone.geometry_free():
+        raise RecipeError(
+            f"--frames {frames}: this {backbone.name} takes clips of {backbone.frames} frames alone"
+        )
+    return frames
 
 
 def _test_of(trained: "TrainedClassifier") -> TestCard:

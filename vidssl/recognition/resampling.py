@@ -60,7 +60,9 @@ def of_mean_precision(
 ) -> Interval | None:
     """Return the interval of the mean average precision; None with fewer than two videos.
 
-    Videos that were not ``scored`` are drawn as well: what is true of them is never found.
+    Videos that were not ``scored`` are drawn as well: what is true of them is never found. A draw
+    has some videos twice, which raises average precision: the fewer there are, the higher it is
+    by chance. So the draws are moved until their mean is the score itself.
     """
     classes = np.flatnonzero(truth_NK.any(axis=0)).tolist()
     if not classes:
@@ -76,17 +78,22 @@ def of_mean_precision(
             sum_D += np.nan_to_num(precision_D)
         return np.divide(sum_D, known_D, out=np.full_like(sum_D, np.nan), where=known_D > 0)
 
-    return _interval(len(scores_NK), mean)
+    once = float(mean(np.ones((1, len(scores_NK))))[0])
+    return _interval(len(scores_NK), mean, around=once)
 
 
 @dataclass(frozen=True)
 class _Ranked:
-    """One class's scored videos by falling score, ``last`` of each run of equal scores."""
+    """One class's T scored videos that are true of it, by number.
 
-    order: NDArray[np.int64]
-    last: NDArray[np.int64]
-    is_true: NDArray[np.float64]
-    every_true: NDArray[np.float64]
+    ``above``, ``(N, T)``, says which scored videos score no less than each; ``found``, ``(T, T)``,
+    which of those are true.
+    """
+
+    true: NDArray[np.int64]
+    above: Floats
+    found: Floats
+    every_true: NDArray[np.int64]
 
     @classmethod
     def of(
@@ -95,31 +102,33 @@ class _Ranked:
         is_true_N: NDArray[np.bool_],
         scored_N: NDArray[np.bool_],
     ) -> "_Ranked":
-        scored = np.flatnonzero(scored_N)
-        order = scored[np.argsort(score_N[scored], kind="stable")[::-1]]
-        falling = score_N[order]
-        last = np.flatnonzero(np.append(falling[1:] != falling[:-1], True)[: len(order)])
-        every = is_true_N.astype(np.float64)
-        return cls(order, last, every[order], every)
+        true = np.flatnonzero(is_true_N & scored_N)
+        no_less_NT = scored_N[:, None] & (score_N[:, None] >= score_N[true][None, :])
+        above_NT = no_less_NT.astype(np.float64)
+        return cls(true, above_NT, above_NT[true], np.flatnonzero(is_true_N))
 
     def precision(self, counts_DN: Floats) -> Floats:
-        positives_D = counts_DN @ self.every_true
-        drawn = counts_DN[:, self.order]
-        rank = np.cumsum(drawn, axis=1)[:, self.last]
-        found = np.cumsum(drawn * self.is_true, axis=1)[:, self.last]
-        new = np.diff(found, axis=1, prepend=0.0)
-        area_D = (new * found / np.maximum(rank, 1)).sum(axis=1)
+        """Return the average precision in each draw, ``(D,)``: over its true videos, the mean of
+        how many of those that score no less are true. NaN without a true one."""
+        positives_D = counts_DN[:, self.every_true].sum(axis=1)
+        own_DT = counts_DN[:, self.true]
+        rank_DT = counts_DN @ self.above
+        area_D = (own_DT * (own_DT @ self.found) / np.maximum(rank_DT, 1)).sum(axis=1)
         nothing = np.full_like(area_D, np.nan)
         return np.asarray(np.divide(area_D, positives_D, out=nothing, where=positives_D > 0))
 
 
-def _interval(videos: int, mean: Callable[[Floats], Floats]) -> Interval | None:
+def _interval(
+    videos: int, mean: Callable[[Floats], Floats], around: float | None = None
+) -> Interval | None:
     if videos < 2:
         return None
     means = np.concatenate([mean(counts_DN) for counts_DN in _draws(videos)])
     known = means[~np.isnan(means)]
     if not len(known):
         return None
+    if around is not None:
+        known = np.clip(known + around - known.mean(), 0.0, 1.0)
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     return Interval(low, high, videos=videos)
 
