@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vidssl.errors import BankError
 from vidssl.features.operators.fbo_nl import Config, FBONonLocal, Layer, attend, time_features
 
 Array = NDArray[np.float64]
@@ -252,3 +253,85 @@ def test_no_boxes_give_no_answers_and_a_gradient_of_zero() -> None:
     for name, parameter in operator.named_parameters():
         assert parameter.grad is not None, name
         assert not parameter.grad.any(), name
+
+
+def alike_config(*, time_encoding: bool = False) -> Config:
+    return Config(
+        width=8, layers=1, masked=True, dropout=0, likeness=12, time_encoding=time_encoding
+    )
+
+
+def test_likeness_starts_with_the_cosine_of_both_sides_relative_to_the_window() -> None:
+    torch.manual_seed(0)
+    short, bank, mask, offset_s = inputs(short=5)
+    scores: list[Tensor] = []
+    layer = FBONonLocal(5, 5, alike_config()).eval()
+    first = layer.layers[0]
+    assert isinstance(first, Layer)
+    for side in (first.theta, first.phi):
+        side.register_forward_hook(lambda module, args, out: scores.append(out.detach().double()))
+    layer(short, bank, mask, offset_s)
+    found = torch.einsum("nd,nqd->nq", *scores) / math.sqrt(8)
+    for box in range(3):
+        rows = bank[box][mask[box]].double().numpy()
+        mean, deviation = rows.mean(axis=0), rows.std(axis=0)
+        own = (short[box].double().numpy() - mean) / deviation
+        others = (rows - mean) / deviation
+        cosine = others @ own / np.linalg.norm(others, axis=1) / np.linalg.norm(own)
+        assert found[box][mask[box]].numpy() == pytest.approx(12 * cosine, abs=1e-4)
+
+
+def test_likeness_sees_neither_what_all_rows_share_nor_the_scale_of_a_feature() -> None:
+    torch.manual_seed(0)
+    operator = awake(alike_config(), short=5)
+    short, bank, mask, offset_s = inputs(short=5)
+    shift, scale = torch.randn(5) * 3, torch.rand(5) + 0.5
+    moved = (bank * scale + shift) * mask[..., None]
+    expected = operator(short, bank, mask, offset_s)
+    answer = operator(short * scale + shift, moved, mask, offset_s)
+    torch.testing.assert_close(answer, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_likeness_is_finite_for_windows_that_are_emptied_or_hold_no_row_or_one() -> None:
+    torch.manual_seed(0)
+    operator = awake(alike_config(time_encoding=True), short=5)
+    short, bank, mask, offset_s = inputs(short=5)
+    one = torch.zeros_like(mask)
+    one[:, 3] = True
+    for rows, there in ((bank * 0, mask), (bank, mask & False), (bank, one)):
+        assert operator(short, rows * there[..., None], there, offset_s * there).isfinite().all()
+
+
+def test_likeness_has_one_projection_and_refuses_sides_of_different_sizes() -> None:
+    operator = alike_config().build(5, 5)
+    assert not any(name.startswith("query") for name in operator.state_dict())
+    with pytest.raises(BankError, match=r"expected rows of 6 numbers.*found 5"):
+        alike_config().build(6, 5)
+
+
+def test_likeness_learns_to_tell_who_was_there_before_from_few_windows() -> None:
+    # Twelve looks of which each window shows four; the question is whether one's own is among them.
+    torch.manual_seed(0)
+    looks = torch.randn(12, 5)
+    operator = alike_config(time_encoding=True).build(5, 5)
+    readout = nn.Linear(8, 1)
+    optimizer = torch.optim.Adam([*operator.parameters(), *readout.parameters()], lr=0.01)
+
+    def draw() -> tuple[Inputs, Tensor]:
+        order = torch.rand(64, 12).argsort(dim=1)
+        known = torch.arange(64) % 2 == 0
+        own = torch.where(known, order[:, 0], order[:, 4])
+        rows = torch.cat([looks[own][:, None], looks[order[:, :4]]], dim=1)  # itself, at 0 s
+        rows += torch.randn(64, 5, 5) * 0.1
+        offset_s = torch.tensor([0.0, -10, -12, -14, -16]).expand(64, 5)
+        return (rows[:, 0], rows, torch.ones(64, 5, dtype=torch.bool), offset_s), known.float()
+
+    for _ in range(100):
+        window, known = draw()
+        guess = readout(operator(*window))[:, 0]
+        optimizer.zero_grad()
+        nn.functional.binary_cross_entropy_with_logits(guess, known).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    window, known = draw()
+    right = (readout(operator(*window))[:, 0] > 0) == known.bool()
+    assert right.float().mean() > 0.85

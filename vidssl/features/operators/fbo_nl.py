@@ -7,22 +7,26 @@ AVA and EPIC form, ``post`` their Charades form.
 
 Differences, all off by default: ``masked`` keeps rows that are not there out of the softmax (theirs
 take part as zeros); ``time_encoding`` tells each row how long before or after the box it is, which
-theirs cannot know (permuting the bank changes nothing). LayerNorm's epsilon is PyTorch's.
+theirs cannot know (permuting the bank changes nothing); ``likeness`` has the first layer begin by
+attending to rows that are like the box. LayerNorm's epsilon is PyTorch's.
 
 Tensor suffixes: N boxes, Q rows of a window, F features, D the operator's width, E time features.
 """
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
+import torch.nn.functional as nnf
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from vidssl.errors import BankError
 from vidssl.features.operators import BankOperator, OperatorConfig
 
 PERIODS_S = (6.0, 20.0, 60.0)
 TIME_FEATURES = 3 + 2 * len(PERIODS_S)
+LEAST_VARIANCE = 1e-8
 
 
 class Config(OperatorConfig):
@@ -38,10 +42,25 @@ class Config(OperatorConfig):
     """Leave rows that are not there out of the softmax; the paper has them take part as zeros."""
     time_encoding: bool = False
     """Add to each row where it lies in time; not in the paper."""
+    likeness: PositiveFloat | None = None
+    """The score before the softmax with which the first layer starts for a row exactly like the
+    box, 0 for one that has nothing to do with it; about 12 finds who was there before. The bank
+    must hold the box's own kind of feature. Both sides are then told by how they differ from the
+    window's mean row, in its deviations, at one length, through one projection. Null starts as the
+    paper does, and has to find out by training what is alike. Not in the paper."""
     init_std: PositiveFloat = 0.01
 
     def build(self, short_dim: int, bank_dim: int) -> "FBONonLocal":
-        """Build the operator; at the start it answers ``W_s S`` whatever the bank holds."""
+        """Build the operator; at the start it answers ``W_s S`` whatever the bank holds.
+
+        Raises:
+            BankError: if ``likeness`` is asked for and the two sides are of different sizes.
+        """
+        if self.likeness is not None and short_dim != bank_dim:
+            raise BankError(
+                f"operator.likeness compares a feature with the bank's rows: expected rows of "
+                f"{short_dim} numbers, made by the same encoder and layers, found {bank_dim}"
+            )
         return FBONonLocal(short_dim, bank_dim, self)
 
 
@@ -53,19 +72,26 @@ class FBONonLocal(BankOperator):
         super().__init__()
         self.features = config.width
         self.masked = config.masked
-        self.query = linear(short_dim, config.width, config.init_std)
+        self.compares = config.likeness is not None
+        if not self.compares:  # else the memory's projection is that of both sides
+            self.query = linear(short_dim, config.width, config.init_std)
         self.memory = linear(bank_dim, config.width, config.init_std)
         self.time: nn.Linear | None = None
         if config.time_encoding:
             self.time = nn.Linear(TIME_FEATURES, config.width, bias=False)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        if config.likeness is not None:
+            self._start_alike(config.likeness, bank_dim, config.width)
 
     def forward(
         self, short_NF: Tensor, bank_NQF: Tensor, mask_NQ: Tensor, offset_NQ: Tensor
     ) -> Tensor:
         """Return ``(N, D)``, the box's side after the last layer."""
-        a_ND: Tensor = self.dropout(self.query(short_NF))
+        if self.compares:
+            short_NF, bank_NQF = relative(short_NF, bank_NQF, mask_NQ)
+        project = self.memory if self.compares else self.query
+        a_ND: Tensor = self.dropout(project(short_NF))
         b_NQD = self.memory(bank_NQF)
         if self.time is not None:  # a row that is not there has no time either
             time_NQE = time_features(offset_NQ) * mask_NQ[..., None]
@@ -74,6 +100,21 @@ class FBONonLocal(BankOperator):
         for layer in self.layers:
             a_ND = layer(a_ND, b_NQD, mask_NQ if self.masked else None)
         return a_ND
+
+    @torch.no_grad()
+    def _start_alike(self, likeness: float, bank_dim: int, width: int) -> None:
+        """Make the first layer's scores ``likeness`` times the cosine of the two sides.
+
+        A projection to fewer numbers than the rows have keeps that in the mean only.
+        """
+        nn.init.orthogonal_(self.memory.weight)
+        first = cast(Layer, self.layers[0])
+        # Sides of length sqrt(F) have a product of F; the attention divides by sqrt(D).
+        each = math.sqrt(likeness * math.sqrt(width) / min(bank_dim, width))
+        for side in (first.theta, first.phi):
+            side.weight.copy_(torch.eye(width) * each)
+        if self.time is not None:  # as large as what it is added to, or it is not heard
+            nn.init.uniform_(self.time.weight, -1, 1)
 
 
 class Layer(nn.Module):
@@ -97,6 +138,25 @@ class Layer(nn.Module):
             return pre_ND
         post_ND: Tensor = a_ND + self.dropout(self.norm(self.out(y_ND)))
         return post_ND.relu()
+
+
+def relative(short_NF: Tensor, bank_NQF: Tensor, mask_NQ: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both sides relative to the window, each vector of length sqrt(F).
+
+    Of every feature the mean over the rows that are there is taken off, and what is left divided by
+    their deviation: what all of a video's rows share, its scene say, tells nobody from another.
+    Rows that are not there, or equal the mean, are zero.
+    """
+    bank_NQF, short_NF = bank_NQF.float(), short_NF.float()
+    there_NQ1 = mask_NQ[..., None].float()
+    count_N1 = there_NQ1.sum(dim=1).clamp(min=1)
+    mean_NF = (bank_NQF * there_NQ1).sum(dim=1) / count_N1
+    away_NQF = (bank_NQF - mean_NF[:, None]) * there_NQ1
+    deviation_NF = (away_NQF.square().sum(dim=1) / count_N1 + LEAST_VARIANCE).sqrt()
+    length = math.sqrt(short_NF.shape[1])
+    one_NF = nnf.normalize((short_NF - mean_NF) / deviation_NF, dim=1) * length
+    rows_NQF = nnf.normalize(away_NQF / deviation_NF[:, None], dim=2) * length
+    return one_NF, rows_NQF
 
 
 def attend(theta_ND: Tensor, phi_NQD: Tensor, g_NQD: Tensor, mask_NQ: Tensor | None) -> Tensor:
