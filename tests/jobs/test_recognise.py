@@ -16,9 +16,12 @@ from typer.testing import Result
 
 from vidssl.data.labelled import LabelledSample
 from vidssl.errors import Interrupted
+from vidssl.jobs import _training as training
 from vidssl.jobs import recognise as job
 from vidssl.jobs._classifier import load_classifier
+from vidssl.jobs.index import open_index
 from vidssl.recipe import Recognition, load
+from vidssl.sources import read
 from vidssl.train.folder import read_events, read_log
 from vidssl.train.trainer import Trainer
 from vidssl.train.weights import load_weights
@@ -172,10 +175,10 @@ def test_a_broken_video_is_set_aside_and_its_rows_counted(
 
 def batches_of(plan: Recognition, source: Path, out: Path) -> tuple[Trainer, list[Any]]:
     """A training of a plan at step 0, and all its samples as one batch."""
-    listing = job.read(str(source))
-    data = job._data(plan, listing, job.open_index(str(source), out / "index.parquet"))
+    index = open_index(str(source), out / "index.parquet")
+    data = job._data(plan, read(str(source)), index)
     module = job._initial(plan, "random", data.learnt)
-    trainer = job.training.trainer(module, plan, len(data.learnt))
+    trainer = training.trainer(module, plan, len(data.learnt))
     clips = job._clips(plan, data)
     samples: list[LabelledSample] = [clips[n] for n in range(len(clips))]
     return trainer, [job._preparation(plan, trainer)(samples, 0)]
@@ -224,7 +227,8 @@ def test_mixing_takes_clip_and_class_alike(recipe: Path, sixteen: Path, tmp_path
 def test_a_step_mixes_as_it_did_before_a_stop(recipe: Path, sixteen: Path, tmp_path: Path) -> None:
     plan = plan_of(recipe, "optim.batch=16", "augment.mixup=0.8", "augment.cutmix=1.0")
     trainer, _ = batches_of(plan, sixteen, tmp_path)
-    data = job._data(plan, job.read(str(sixteen)), job.open_index(str(sixteen), tmp_path / "i"))
+    index = open_index(str(sixteen), tmp_path / "i")
+    data = job._data(plan, read(str(sixteen)), index)
     clips = job._clips(plan, data)
     samples = [clips[n] for n in range(4)]
     prepare = job._preparation(plan, trainer)
