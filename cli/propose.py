@@ -140,7 +140,8 @@ def propose(
             )
         if times is None and time_origin != "auto":
             raise AnnotationError("--time-origin is that of --times, which are not given")
-        _refuse_unused(context, TRACKING if track is None else DETECTING)
+        _refuse_unused(context, *(DETECTING, "--track") if track else (TRACKING, "--detector"))
+        _refuse_unused(context, ("every",) if times else (), "--times, which say where to look")
         if track is not None:
             rules = Linking(iou, min_score or 0.0, peak_score, min_length, gap)
             result = job.track(track, out, rules)
@@ -161,8 +162,8 @@ def propose(
         _common.too_many_failed(result.failed, result.key_frames, "key frames", max_failed)
 
 
-def _refuse_unused(context: typer.Context, unused: Collection[str]) -> None:
-    """Refuse options that a person gives although nothing would come of them.
+def _refuse_unused(context: typer.Context, unused: Collection[str], way: str) -> None:
+    """Refuse options that a person gives although nothing would come of them in a ``way``.
 
     Raises:
         AnnotationError: if there are some; with their names.
@@ -176,7 +177,6 @@ def _refuse_unused(context: typer.Context, unused: Collection[str]) -> None:
         if parameter.name in unused and source is not None and source.name == "COMMANDLINE"
     ]
     if given:
-        way = "--detector" if "iou" in unused else "--track"
         raise AnnotationError(f"{', '.join(given)}: of no use with {way}; leave out")
 
 

@@ -267,6 +267,9 @@ def test_options_of_the_other_way_are_refused_by_name(
         assert f"{name}: of no use with --track" in message
     message = refused(*tracking, "--every", 1, "--class", 1, "--out", "boxes.csv")
     assert "--every, --class: of no use with --track; leave out" in message
+    times = ("--times", playground / "val.csv")
+    message = refused(*detecting, *times, "--every", 2, "--out", "boxes.csv")
+    assert "--every: of no use with --times, which say where to look; leave out" in message
 
 
 @pytest.mark.parametrize(
