@@ -14,8 +14,9 @@ from typer.testing import Result
 from vidssl.features import Bank, BankIdentity, BankRows, BankWriter
 from vidssl.jobs import recognise
 from vidssl.jobs._classifier import load_classifier
-from vidssl.recipe import Recognition, load
+from vidssl.recipe import Extract, Recognition, find, load
 from vidssl.train.folder import read_log
+from vidssl.train.optim import schedule as rates
 
 Cli = Callable[..., Result]
 Refused = Callable[..., str]
@@ -247,3 +248,45 @@ def test_the_run_of_another_bank_is_refused(
     manifest.write_text(manifest.read_text().replace("f00d", "beef"))
     told = finetune("--bank", tmp_path / "other")
     assert 'bank_encoder: "f00d" there, "beef" asked' in told
+
+
+# --- the published settings
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "steps", "rate", "operator"),
+    [
+        ("epic_verb_lfb", 40, (28_000, 4_000, 4_000), 1e-3, "fbo_max"),
+        ("epic_noun_lfb", 120, (40_000, 5_000, 5_000), 3e-4, "fbo_max"),
+        ("charades_lfb", 20, (10_000, 2_000), 0.02, "fbo_nl"),
+        ("charades_i3d", 0, (20_000, 4_000), 0.02, None),
+    ],
+)
+def test_a_bundled_recipe_has_the_papers_window_and_schedule(
+    name: str, rows: int, steps: tuple[int, ...], rate: float, operator: str | None
+) -> None:
+    plan = load(Recognition, find(Recognition, name))
+    assert (plan.optim.steps, plan.optim.lr, plan.optim.batch) == (sum(steps), rate, 16)
+    schedule = rates(plan.optim)
+    found = [schedule(step / sum(steps)) for step in range(0, sum(steps), 100)]
+    expected = [rate * 0.1**n for n, part in enumerate(steps) for _ in range(part // 100)]
+    assert found == pytest.approx(expected)
+    if plan.head.operator is None:
+        assert operator is None
+        return
+    window = plan.head.operator.window
+    assert (window.before_s + window.after_s) * window.per_step == rows
+    assert plan.head.operator.name == operator
+
+
+def test_the_bank_and_its_reader_see_with_the_same_network() -> None:
+    for extract, reader in (
+        ("i3d_nl_epic", "epic_verb_lfb"),
+        ("i3d_nl_epic_objects", "epic_noun_lfb"),
+        ("i3d_nl_charades", "charades_lfb"),
+    ):
+        bank = load(Extract, find(Extract, extract))
+        assert bank.backbone == load(Recognition, find(Recognition, reader)).backbone
+        baseline = {"epic_verb_lfb": "epic_verb", "epic_noun_lfb": "epic_noun"}
+        before = baseline.get(reader, "charades_i3d")
+        assert bank.backbone == load(Recognition, find(Recognition, before)).backbone
