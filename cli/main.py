@@ -21,6 +21,7 @@ from .probe import probe
 from .propose import propose
 from .recipes import recipes
 from .report import report
+from .report_card import report_card
 from .runs import runs
 from .sample import sample
 from .transcode import transcode
@@ -51,6 +52,7 @@ app.command("eval-tubes")(eval_tubes)
 app.command()(probe)
 app.command()(export)
 app.command()(report)
+app.command("report-card")(report_card)
 app.command()(runs)
 app.command()(models)
 app.command()(recipes)

@@ -86,7 +86,7 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         | {"--short-side", "--crop", "--train-crop", "--pooled"}
         | {"--activation", "--over-views", "--precision", "--index", "--batch", "--workers"}
         | {"--device", "--gpus", "--retry", "--max-failed", "--top", "--confusion", "--quick"}
-        | {"--csv", "--compare"},
+        | {"--csv", "--compare", "--bank", "--empty-bank"},
     ),
     "eval-tubes": ([], JSON | {"--annotations", "--predictions", "--inclusive", "--area"}),
     "probe": (

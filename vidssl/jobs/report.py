@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vidssl import report
-from vidssl.errors import SourceError
+from vidssl.errors import CheckpointError, SourceError
 from vidssl.jobs._event_words import history, in_words
 from vidssl.jobs._run_files import (
     RunFiles,
@@ -21,7 +21,7 @@ from vidssl.jobs._run_files import (
     speed_of,
     steps_done,
 )
-from vidssl.report import figures
+from vidssl.report import card_file, card_page, figures
 from vidssl.report.page import Block, Cell, Section
 from vidssl.video.index import ClipIndex
 
@@ -128,6 +128,8 @@ def _page(files: RunFiles, result: ReportResult) -> report.Page:
     sections = [_summary(files, result), _curves(files.log)]
     if files.scores:
         sections.append(_scores(files.scores))
+    if card := _card(files.folder):
+        sections.append(card)
     if files.events:
         sections.append(_events(files.events, _batch(files)))
     if files.cards:
@@ -282,6 +284,33 @@ def _protocols(scores: Mapping[str, Mapping[str, Any]]) -> list[Block]:
     if differing:
         blocks.append(report.Text(f"The evaluations differ in: {', '.join(differing)}."))
     return [*blocks, report.Table(("protocol", *settings), rows)]
+
+
+def _card(folder: Path) -> Section | None:
+    """Return the scores of the report card that lies in the run, if one does."""
+    path = folder / "report-card"
+    if not card_file.is_card(path):
+        return None
+    try:
+        found = card_file.read_rival(path)
+    except CheckpointError as error:
+        return Section("Report card", [report.Text(str(error))])
+    rows = [
+        (
+            score.title,
+            card_page.percent(score.value),
+            f"{card_page.percent(score.low)} to {card_page.percent(score.high)}",
+            *(score.expected, score.evaluated, score.failed),
+            score.fingerprint[:12],
+        )
+        for score in found.scores
+    ]
+    header = ("score", "value", "95 % interval", "expected", "evaluated", "failed", "protocol")
+    told = (
+        "Of the frozen encoder, by vidssl report-card; its own page, with the map and the clips, "
+        f"is {path / 'index.html'}. Expected, evaluated and failed count videos."
+    )
+    return Section("Report card", [report.Table(header, rows), report.Text(told)])
 
 
 def _ap(value: Any) -> float | None:

@@ -20,10 +20,11 @@ UNKNOWN = -1
 class Score:
     """One score in [0, 1], more is better; ``low`` and ``high`` bound its 95 % interval.
 
-    ``key`` is its name in files. ``expected``, ``evaluated`` and ``failed`` count videos; those
-    that failed count as wrong. ``protocol`` says how it was taken, and ``fingerprint`` stands for
-    all of that: scores of different fingerprints are not to be compared. ``chance`` is the score of
-    guessing, if that is known.
+    ``key`` is its name in files, the same on any data. ``expected``, ``evaluated`` and ``failed``
+    count videos; those that failed count as wrong. ``protocol`` says how it was taken, and
+    ``fingerprint`` stands for all of that: scores of different fingerprints are not to be compared.
+    ``chance`` is the score of guessing, if that is known. Scores that are not ``large`` stand in a
+    table below the others.
     """
 
     key: str
@@ -38,6 +39,7 @@ class Score:
     fingerprint: str = ""
     protocol: Mapping[str, str] = field(default_factory=dict)
     chance: float | None = None
+    large: bool = True
 
 
 @dataclass(frozen=True)

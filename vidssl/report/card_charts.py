@@ -48,15 +48,17 @@ def plain(text: str, limit: int = 32) -> str:
 
 
 def comparisons(card: Card) -> list[Chart]:
-    """Return a plot for each score that somebody else has under the same protocol."""
+    """Return a plot for each large score that somebody else has under the same protocol."""
     charts = []
     for score in card.scores:
+        if not score.large:
+            continue
         rows = [(card.name, score)]
         for rival in card.rivals:
             rows += [
                 (rival.name, other)
                 for other in rival.scores
-                if other.key == score.key and other.value is not None and comparable(score, other)
+                if other.value is not None and comparable(score, other)
             ]
         if score.value is not None and len(rows) > 1:
             charts.append(_dots(score, rows))

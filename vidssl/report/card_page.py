@@ -115,13 +115,14 @@ def render(card: Card) -> str:
 
 def compared(card: Card) -> list[Compared]:
     """Return each score of each rival beside the card's own of the same kind."""
-    own = {score.key: score for score in card.scores}
+    by_key = {score.key: score for score in reversed(card.scores)}
+    by_print = {score.fingerprint: score for score in card.scores if score.fingerprint}
     rows = []
     for rival in card.rivals:
         for other in rival.scores:
-            if other.key not in own:
+            score = by_print.get(other.fingerprint) or by_key.get(other.key)
+            if score is None:
                 continue
-            score = own[other.key]
             differs = "" if comparable(score, other) else "; ".join(differences(score, other))
             if not comparable(score, other) and not differs:
                 differs = f"fingerprint: {score.fingerprint[:12]}, {other.fingerprint[:12]}"

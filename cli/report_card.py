@@ -1,0 +1,144 @@
+"""``vidssl report-card``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from . import _common
+
+if TYPE_CHECKING:
+    from vidssl.jobs.report_card import CardResult
+
+
+def report_card(
+    encoder: Annotated[
+        Path, typer.Argument(metavar="ENCODER", help="Run, or encoder.safetensors, to look at.")
+    ],
+    on: Annotated[
+        list[str],
+        typer.Option(metavar="SOURCE", help="Labelled videos; the first has the map. Repeatable."),
+    ],
+    test: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Videos to test on, one for each --on; without it each video of --on is left out "
+            "in its turn.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; report-card beside the encoder otherwise.")
+    ] = None,
+    compare: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="CARD.json", help="Earlier card to compare with. Repeatable."),
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="majority|random",
+            help="What else to compare with: the most frequent class, the same network untrained. "
+            "Repeatable.",
+        ),
+    ] = None,
+    probes: Annotated[
+        str, typer.Option(metavar="NAME,...", help="knn, linear, retrieval, few-shot, attentive.")
+    ] = "knn,linear,retrieval",
+    motion: Annotated[
+        bool, typer.Option("--motion/--no-motion", help="Probe clips of damaged time too.")
+    ] = True,
+    name: Annotated[str | None, typer.Option(help="What to call the encoder on the page.")] = None,
+    k: Annotated[int, typer.Option(min=1, help="Neighbours that vote.")] = 20,
+    temperature: Annotated[
+        float, typer.Option(min=1e-6, help="Votes weigh exp(cosine / temperature).")
+    ] = 0.07,
+    views: Annotated[
+        str, typer.Option(metavar="CLIPSxCROPS", help="What is seen of each video.")
+    ] = "3x1",
+    centre: Annotated[
+        bool, typer.Option("--centre/--no-centre", help="Subtract the mean before retrieval.")
+    ] = True,
+    group: Annotated[
+        str | None,
+        typer.Option(metavar="REGEX", help="Its first group names the film a video is from."),
+    ] = None,
+    short_side: Annotated[int | None, typer.Option(min=8, help="Pixels, before the crop.")] = None,
+    crop: Annotated[int | None, typer.Option(min=8, help="Pixels a side of what is seen.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of features; probe beside the encoder otherwise.")
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"], typer.Option(help="To compute features in.")
+    ] = "fp32",
+    batch: Annotated[int, typer.Option(min=1, help="Clips that are encoded at once.")] = 16,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that decode; as many as cores.")
+    ] = None,
+    max_failed: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of videos that may fail; more exits with 3.")
+    ] = 0.01,
+    json_to: _common.JsonTo = None,
+) -> None:
+    """Write a page that says how good an encoder's frozen features are, and shows why.
+
+    The page is one file that needs no network: scores with intervals, a map of the features whose
+    points show their clips, nearest neighbours, confusion, mistakes, what needs motion, curves of
+    the training, and cost. card.json beside it has the numbers, and is what --compare takes.
+    """
+    # Imported here because it pulls in torch: `vidssl --help` must not wait for it.
+    from vidssl.jobs import probe
+    from vidssl.jobs import report_card as job
+
+    with _common.user_errors():
+        request = job.Request(
+            *(encoder, tuple(on), tuple(test or ()), out, tuple(compare or ())),
+            baselines=job.baselines_of(baseline),
+            motion=motion,
+            name=name,
+            probing=probe.Request(
+                *(encoder, ""),
+                probes=probe.chosen(probes),
+                k=k,
+                temperature=temperature,
+                views=views,
+                centre=centre,
+                group=group,
+                short_side_px=short_side,
+                crop_px=crop,
+                cache=cache,
+                workers=workers,
+                precision=precision,
+                clips_at_once=batch,
+            ),
+        )
+        with _common.progress() as progress:
+            result = job.run(request, progress=progress)
+        if json_to is not None:
+            _common.write_json(job.plain(result), json_to)
+    if json_to != "-":
+        _show(result)
+    if result.failed > max_failed * result.expected:
+        _common.too_many_failed(result.failed, result.expected, "videos", max_failed)
+
+
+def _show(result: "CardResult") -> None:
+    table = Table(box=None, pad_edge=False)
+    for title in ("score", "value", "95 % interval"):
+        table.add_column(title, justify="left" if title == "score" else "right")
+    for score in result.scores:
+        if score.large:
+            table.add_row(score.title, _percent(score.value), _between(score.low, score.high))
+    _common.out.print(table)
+    for note in result.notes:
+        _common.say(note)
+    _common.say(f"{result.page} ({result.bytes / 1e6:.1f} MB)")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _between(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f} %"

@@ -1,0 +1,538 @@
+"""``vidssl report-card``: one page that says how good an encoder is, and shows why.
+
+The scores are those of ``vidssl probe``; the map, the neighbours, the mistakes and the confusion
+are of the first source.
+
+Array suffixes: N training videos that could be read, M test videos that could be read, K classes.
+"""
+
+import json
+import math
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+
+from vidssl.errors import CheckpointError, OutputError, RecipeError, nearest
+from vidssl.files import replacing, replacing_folder
+from vidssl.jobs import _probe_encoder as encoders
+from vidssl.jobs import probe
+from vidssl.jobs._card_videos import Gathered
+from vidssl.jobs._probe_result import ProbeResult, ProbeScore, fingerprint
+from vidssl.jobs._run_files import is_finite, read_run
+from vidssl.jobs.models import multiply_adds
+from vidssl.jobs.report import MEANINGS
+from vidssl.probe.intervals import mean_interval
+from vidssl.progress import Progress, silent
+from vidssl.report import card_file, card_page, figures
+from vidssl.report.card import (
+    Card,
+    LearningCurve,
+    Motion,
+    Rival,
+    Score,
+)
+from vidssl.train.trainer import device_of
+from vidssl.video.storage import shown
+
+Baseline = Literal["majority", "random"]
+BASELINES: tuple[Baseline, ...] = get_args(Baseline)
+FOLDER, PAGE = "report-card", "index.html"
+SPEED_BATCH, SPEED_S, SPEED_ROUNDS = 8, 2.0, 20
+SEED = 0
+
+WORDS: Mapping[str, tuple[str, str]] = {
+    "knn.top1": (
+        "kNN accuracy",
+        "Share of videos for which the videos with the nearest features vote for the right class. "
+        "Nothing is trained.",
+    ),
+    "linear.top1": (
+        "Linear probe",
+        "Share of videos that a linear classifier on the frozen features gets right.",
+    ),
+    "attentive.top1": (
+        "Attentive probe",
+        "Share of videos that one layer of attention on the frozen map gets right.",
+    ),
+    "retrieval.R@1": (
+        "Retrieval, R@1",
+        "Share of videos whose nearest other video is of the same class.",
+    ),
+    "knn.mean_ap": (
+        "kNN, mean AP",
+        "Mean over classes of the average precision of the neighbours' votes.",
+    ),
+    "linear.mean_ap": (
+        "Linear probe, mean AP",
+        "Mean over classes of the average precision of linear classifiers on the frozen features.",
+    ),
+}
+SHOWN_TIMES = {
+    "normal": "As they are.",
+    "shuffled": "The frames of each clip in a random order.",
+    "reversed": "The frames of each clip from last to first.",
+    "single": "The middle frame of each clip alone.",
+    "static": "The middle frame of each clip, as often as the clip has frames.",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which encoder to look at, on which videos.
+
+    ``on`` are sources with labels; ``test`` is empty, where each is judged by itself, or has a
+    source for each of ``on``. ``out`` is the folder to write, None: ``report-card`` beside the
+    encoder. ``compare`` are earlier cards. ``probing`` has the settings of the probes; its encoder
+    and sources are not used.
+    """
+
+    encoder: Path
+    on: tuple[str, ...]
+    test: tuple[str, ...] = ()
+    out: Path | None = None
+    compare: tuple[Path, ...] = ()
+    baselines: tuple[Baseline, ...] = ("majority",)
+    motion: bool = True
+    name: str | None = None
+    probing: probe.Request = field(default_factory=lambda: probe.Request(Path(), ""))
+
+
+@dataclass(frozen=True)
+class CardResult:
+    """Where the card is, and what is in it; ``failed`` of ``expected`` test videos failed."""
+
+    page: Path
+    json: Path
+    bytes: int
+    name: str
+    scores: tuple[Score, ...]
+    rivals: tuple[Rival, ...]
+    notes: tuple[str, ...]
+    expected: int
+    failed: int
+
+
+def run(request: Request, *, progress: Progress = silent) -> CardResult:
+    """Probe the encoder, and write ``index.html`` and ``card.json``.
+
+    Raises:
+        RecipeError: if the sources do not fit together, and as :func:`vidssl.jobs.probe.run`.
+        CheckpointError: if there is no encoder, or an earlier card is none.
+        OutputError: if the folder holds something else, or cannot be written.
+        SourceError, BankError, Interrupted: as :func:`vidssl.jobs.probe.run`.
+    """
+    if not request.on:
+        raise RecipeError("expected at least one source of videos, found none")
+    if request.test and len(request.test) != len(request.on):
+        raise RecipeError(
+            f"expected a --test for each of the {len(request.on)} --on, or none, found "
+            f"{len(request.test)}"
+        )
+    out = request.out or _beside(request.encoder)
+    _require_card(out)
+    rivals = [card_file.read_rival(path) for path in request.compare]
+    plans = _plans(request)
+    results = [probe.run(plan, progress=progress) for plan in plans]
+    if "majority" in request.baselines:
+        rivals += _majority(results)
+    if "random" in request.baselines:
+        rivals.append(_random(plans, progress))
+    card = _card(request, plans, results, rivals, progress)
+    _write(out, card)
+    page = out / PAGE
+    return CardResult(
+        page=page,
+        json=out / card_file.NAME,
+        bytes=page.stat().st_size,
+        name=card.name,
+        scores=tuple(card.scores),
+        rivals=tuple(card.rivals),
+        notes=tuple(card.notes),
+        expected=sum(result.expected for result in results),
+        failed=sum(result.failed for result in results),
+    )
+
+
+def baselines_of(names: Sequence[str] | None) -> tuple[Baseline, ...]:
+    """Return the baselines that are named; the most frequent class where nothing is said.
+
+    Raises:
+        RecipeError: if there is none of a name.
+    """
+    for name in names or ():
+        if name not in BASELINES:
+            raise RecipeError(
+                f"--baseline: expected {' or '.join(BASELINES)}, found {name!r}"
+                f"{nearest(name, BASELINES)}"
+            )
+    return ("majority",) if names is None else tuple(one for one in BASELINES if one in names)
+
+
+def plain(result: CardResult) -> dict[str, Any]:
+    """Return the result as plain values for JSON."""
+    return {
+        "page": str(result.page),
+        "card": str(result.json),
+        "bytes": result.bytes,
+        "name": result.name,
+        "scores": [asdict(score) for score in result.scores],
+        "compared_with": [rival.name for rival in result.rivals],
+        "notes": list(result.notes),
+        "expected": result.expected,
+        "failed": result.failed,
+    }
+
+
+def _beside(encoder: Path) -> Path:
+    return (encoder if encoder.is_dir() else encoder.parent) / FOLDER
+
+
+def _require_card(out: Path) -> None:
+    """Refuse a place that holds something else than a card.
+
+    Raises:
+        OutputError: if it does.
+    """
+    if out.is_dir():
+        if any(out.iterdir()) and not card_file.is_card(out):
+            raise OutputError(
+                f"{out}: holds something else than a report card; choose another name for --out"
+            )
+    elif out.exists() or out.is_symlink():
+        raise OutputError(f"{out}: expected a folder, found a file; choose another --out")
+
+
+def _write(out: Path, card: Card) -> None:
+    """Write the page and the JSON; both are there before either takes its name."""
+    page, told = card_page.render(card), card_file.as_json(card)
+    if not out.exists():
+        with replacing_folder(out) as aside:
+            (aside / PAGE).write_text(page, encoding="utf-8")
+            (aside / card_file.NAME).write_text(told, encoding="utf-8")
+        return
+    _require_card(out)  # much time has passed
+    with replacing(out / card_file.NAME) as json_aside, replacing(out / PAGE) as page_aside:
+        page_aside.write_text(page, encoding="utf-8")
+        json_aside.write_text(told, encoding="utf-8")
+
+
+def _plans(request: Request) -> list[probe.Request]:
+    """Return what to probe: motion and its damaged clips of the first source alone."""
+    tests: Sequence[str | None] = request.test or (None,) * len(request.on)
+    return [
+        replace(
+            request.probing,
+            encoder=request.encoder,
+            train=on,
+            test=test,
+            motion=request.motion and number == 0,
+        )
+        for number, (on, test) in enumerate(zip(request.on, tests, strict=True))
+    ]
+
+
+# --- scores
+
+
+def _scores(plans: Sequence[probe.Request], results: Sequence[ProbeResult]) -> list[Score]:
+    """Return the scores of all sources, which name theirs where there are several."""
+    found = []
+    for number, (name, result) in enumerate(zip(_names(plans, results), results, strict=True)):
+        where = f" on {name}" if len(results) > 1 else ""
+        found += [_score(score, where) for score in result.scores]
+        if number == 0 and result.motion is not None and result.motion.share is not None:
+            found.append(_needs_time(result))
+    return found
+
+
+def _names(plans: Sequence[probe.Request], results: Sequence[ProbeResult]) -> list[str]:
+    """Return what kind of source each is, or all of it where two are of one kind."""
+    kinds = [(result.test or result.train).source for result in results]
+    whole = [shown(plan.test or plan.train) for plan in plans]
+    return kinds if len({*kinds}) == len(kinds) else whole
+
+
+def _score(score: ProbeScore, where: str = "") -> Score:
+    title, meaning = WORDS.get(score.key, _words(score))
+    return Score(
+        key=score.key,
+        title=f"{title}{where}",
+        meaning=meaning,
+        value=_number(score.value),
+        low=_number(score.low),
+        high=_number(score.high),
+        expected=score.expected,
+        evaluated=score.evaluated,
+        failed=score.failed,
+        fingerprint=score.fingerprint,
+        protocol={name: _said(value) for name, value in score.protocol.items()},
+        chance=_number(score.chance),
+        large=score.key in WORDS,
+    )
+
+
+def _words(score: ProbeScore) -> tuple[str, str]:
+    name = {"knn": "kNN", "linear": "Linear probe"}.get(score.probe, score.probe.capitalize())
+    kind, _, count = score.metric.partition("@")
+    if score.probe == "few-shot":
+        words = f"Share right with {count} labelled videos of each class; the mean of many draws."
+        return f"Few-shot, {count} a class", words
+    if kind == "R":
+        return f"Retrieval, R@{count}", f"Share with one of their class among the {count} nearest."
+    if score.metric == "top5":
+        return f"{name}, top 5", "Share of videos with their class among the five most probable."
+    return f"{name}, {score.metric}", ""
+
+
+def _needs_time(result: ProbeResult) -> Score:
+    motion = result.motion
+    assert motion is not None
+    assert motion.share is not None
+    normal = motion.scores["normal"]
+    protocol = {**normal.protocol, "metric": "(normal - static) / normal"}
+    return Score(
+        key="motion.share",
+        title="Needs motion",
+        meaning="Share of the accuracy that is lost when each clip is one frame, repeated. 0 %: it "
+        "only looks at pictures.",
+        value=_number(motion.share.value),
+        low=_number(motion.share.low),
+        high=_number(motion.share.high),
+        expected=normal.expected,
+        evaluated=normal.evaluated,
+        failed=normal.failed,
+        fingerprint=fingerprint(protocol),
+        protocol={name: _said(value) for name, value in protocol.items()},
+    )
+
+
+def _majority(results: Sequence[ProbeResult]) -> list[Rival]:
+    """Return what always answering the most frequent training class would score."""
+    scores = []
+    for result in results:
+        if result.several_classes:
+            continue
+        counts_K = [one.train for one in result.by_class]
+        most = int(np.argmax(counts_K))
+        right = [float(v.labels == (most,) and not v.reason) for v in result.videos]
+        found = mean_interval(np.array(right))
+        scores += [
+            replace(_score(score), value=found.value, low=None, high=None)
+            for score in result.scores
+            if score.metric == "top1"
+        ]
+    note = "always answers the class with the most training videos."
+    return [Rival("majority class", scores, note)] if scores else []
+
+
+def _random(plans: Sequence[probe.Request], progress: Progress) -> Rival:
+    untrained = [replace(plan, random=SEED, motion=False) for plan in plans]
+    results = [probe.run(plan, progress=progress) for plan in untrained]
+    scores = [_score(score) for result in results for score in result.scores]
+    return Rival("random network", scores, f"the same network, untrained (seed {SEED}).")
+
+
+# --- the card
+
+
+def _card(
+    request: Request,
+    plans: Sequence[probe.Request],
+    results: Sequence[ProbeResult],
+    rivals: Sequence[Rival],
+    progress: Progress,
+) -> Card:
+    looked = encoders.load(request.encoder, plans[0].random)
+    first = results[0]
+    gathered = Gathered(plans[0], first, looked, progress)
+    failures = [
+        (name, why)
+        for result in results
+        for side in (result.train, result.test)
+        if side is not None
+        for name, why in side.failures.items()
+    ]
+    return Card(
+        name=request.name or request.encoder.resolve().name,
+        lead=_lead(looked, _names(plans, results)),
+        facts=_facts(request, looked, results),
+        classes=first.classes,
+        scores=_scores(plans, results),
+        videos=gathered.videos,
+        strips=gathered.strips,
+        map=gathered.map,
+        neighbours=gathered.neighbours,
+        confusion=gathered.confusion,
+        mistakes=gathered.mistakes,
+        motion=_motion(first),
+        curves=_curves(request.encoder),
+        costs=_costs(looked, first, plans[0]),
+        rivals=rivals,
+        failures=list(dict.fromkeys(failures)),
+        notes=list(dict.fromkeys(note for result in results for note in result.notes)),
+        commands=[_command(request)],
+    )
+
+
+# --- words and numbers
+
+
+def _motion(result: ProbeResult) -> Motion | None:
+    found = result.motion
+    if found is None:
+        return None
+    variants = [
+        replace(_score(score), title=str(name), meaning=SHOWN_TIMES.get(name, ""))
+        for name, score in found.scores.items()
+    ]
+    shares = [one.needs_time.value if one.needs_time else math.nan for one in result.by_class]
+    title, _ = WORDS.get(f"{found.probe}.top1", (found.probe, ""))
+    return Motion(variants, np.array(shares), f"The probe is {title}.")
+
+
+def _curves(encoder: Path) -> list[LearningCurve]:
+    """Return what the training logged, if the encoder lies in a run's folder."""
+    try:
+        log = read_run(encoder if encoder.is_dir() else encoder.parent).log
+    except CheckpointError:
+        return []
+    curves = []
+    for name in figures.scalars(log):
+        if name == "samples_seen":  # a straight line
+            continue
+        points = [(e["step"], float(e[name])) for e in log if is_finite(e.get(name))]
+        if points:
+            steps, values = zip(*points, strict=True)
+            curves.append(LearningCurve(name, steps, values, MEANINGS.get(name, "")))
+    return curves
+
+
+def _lead(looked: encoders.Looked, names: Sequence[str]) -> str:
+    trained = looked.card.get("trained_by")
+    method = trained.get("method") if isinstance(trained, dict) else None
+    steps = trained.get("steps") if isinstance(trained, dict) else None
+    words = [f"{looked.backbone.name} encoder"]
+    if isinstance(method, str):
+        words.append(f"trained by {method}")
+    if isinstance(steps, int):
+        words.append(f"for {steps:,} steps")
+    return f"{' '.join(words)}, looked at frozen on {' and '.join(dict.fromkeys(names))}."
+
+
+def _facts(
+    request: Request, looked: encoders.Looked, results: Sequence[ProbeResult]
+) -> list[tuple[str, str]]:
+    facts = [
+        ("encoder", str(request.encoder)),
+        ("weights", looked.hash),
+        ("made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())),
+    ]
+    for result in results:
+        for title, side in (("training videos", result.train), ("test videos", result.test)):
+            if side is None:
+                facts.append((title, f"the same {result.expected}, each left out in its turn"))
+                continue
+            told = f"{side.source}: {side.evaluated} of {side.expected} could be read"
+            if side.published:
+                told += f"; {side.published['list']} has {side.published['videos']:,}"
+            facts.append((title, told))
+            if side.account:
+                facts.append(("account", side.account))
+    return facts
+
+
+def _costs(
+    looked: encoders.Looked, result: ProbeResult, plan: probe.Request
+) -> list[tuple[str, str]]:
+    backbone, encoder = looked.backbone, looked.encoder
+    side_px = plan.crop_px or looked.side_px
+    with torch.device("meta"):
+        count = multiply_adds(
+            backbone.build().eval(), torch.empty(1, 3, backbone.frames, side_px, side_px)
+        )
+    device = device_of(plan.device)
+    parameters = sum(parameter.numel() for parameter in encoder.parameters())
+    return [
+        ("parameters", _counted(parameters)),
+        ("multiply-adds a clip", _counted(count)),
+        ("clip", f"{backbone.frames} frames, {side_px} px"),
+        ("feature", f"{encoder.features} numbers"),
+        (
+            f"clips per second, {_device_name(device)}, network alone",
+            _speed(looked, side_px, device),
+        ),
+        ("probing took", f"{result.seconds:.0f} s"),
+    ]
+
+
+def _speed(looked: encoders.Looked, side_px: int, device: torch.device) -> str:
+    """Return clips a second through the network in batches, without decoding, after a first."""
+    clips = torch.zeros(SPEED_BATCH, 3, looked.backbone.frames, side_px, side_px, device=device)
+    encoder = looked.encoder.to(device).eval()
+
+    def once() -> None:
+        encoder(clips)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    with torch.inference_mode():
+        once()
+        started, rounds = time.perf_counter(), 0
+        while rounds == 0 or (rounds < SPEED_ROUNDS and time.perf_counter() - started < SPEED_S):
+            once()
+            rounds += 1
+        spent_s = time.perf_counter() - started
+    return f"{SPEED_BATCH * rounds / spent_s:.3g}"
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _command(request: Request) -> str:
+    words = ["vidssl", "report-card", str(request.encoder)]
+    pairs = [("--on", one) for one in request.on] + [("--test", one) for one in request.test]
+    pairs += [("--compare", str(path)) for path in request.compare]
+    pairs += [("--baseline", one) for one in request.baselines]
+    given, usual = request.probing, probe.Request(Path(), "")
+    for option, now, was in (
+        ("--k", given.k, usual.k),
+        ("--temperature", given.temperature, usual.temperature),
+        ("--views", given.views, usual.views),
+        ("--short-side", given.short_side_px, None),
+        ("--crop", given.crop_px, None),
+        ("--group", given.group, None),
+        ("--decoder", given.decoder, usual.decoder),
+        ("--precision", given.precision, usual.precision),
+    ):
+        if now != was:
+            pairs.append((option, str(now)))
+    if given.probes != usual.probes:
+        pairs.append(("--probes", ",".join(given.probes)))
+    words += [word for pair in pairs for word in pair]
+    words += [] if given.centre else ["--no-centre"]
+    words += [] if request.motion else ["--no-motion"]
+    return shlex.join(words)
+
+
+def _counted(count: int) -> str:
+    for limit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= limit:
+            return f"{count / limit:.3g} {letter}"
+    return str(count)
+
+
+def _said(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
