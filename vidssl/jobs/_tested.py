@@ -300,7 +300,8 @@ def labelled(scores: Scores, found: Tested, name: str) -> tuple[Scores, list[str
         reasons.append(f"not among the scores of {name}" if row is None else scores.reasons[row])
     others = len(scores.ids) - sum(row is not None for row in rows)
     notes = [f"{others} videos of {name} are not in the list; they do not count"] if others else []
-    about = replace(scores.about, has_many=found.has_many)
+    told = {**scores.about.protocol, "videos": len(rows), "data": found.fingerprint()}
+    about = replace(scores.about, has_many=found.has_many, protocol=told)
     ids = tuple(item.id for item in found.items)
     labels = tuple(item.labels for item in found.items)
     return Scores(ids, labels, kept, tuple(reasons), about), notes
