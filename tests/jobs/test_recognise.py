@@ -105,6 +105,7 @@ def test_a_run_holds_what_scripts_rely_on(classifier: Path) -> None:
         **{"short_side_px": 36, "crop_px": 36, "train_crop_px": 32},
         **{"activation": "softmax", "decode_short_side_px": 36},
     }
+    assert card["geometry"] == {"frames": 4, "stride": 4, "crop_px": 32}
     assert {"version": 1, **card["recipe"]} == yaml.safe_load(
         (classifier / "recipe.yaml").read_text()
     )
@@ -339,6 +340,84 @@ def test_several_classes_a_clip_are_learnt_by_sigmoids(
     card = json.loads((out / "classifier.json").read_text())
     assert card["test"]["activation"] == "sigmoid"
     assert card["labels"] == ["0", "1", "2"]
+
+
+# --- data sets as they are published
+
+CHARADES = "id,actions\n{0},c000 0.0 4.0;c001 3.0 9.0\n{1},\n{2},c002 1.0 30.0\n"
+EPIC = (
+    "narration_id,video_id,start_timestamp,stop_timestamp,verb_class,noun_class\n"
+    "a,{0},00:00:01.00,00:00:03.50,0,2\nb,{0},00:00:05.00,00:00:05.20,1,0\n"
+    "c,{2},00:00:02.00,00:00:09.00,0,1\n"
+)
+SSV2 = (
+    '[{{"id": "{0}", "template": "Pushing [one]"}}, {{"id": "{1}", "template": "Pulling [one]"}}, '
+    '{{"id": "missing", "template": "Pulling [one]"}}]'
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "list_name", "text", "options", "samples", "classes", "start"),
+    [
+        # A video without actions is a sample too: nothing of the list is seen in it.
+        (
+            *("charades", "Charades_v1_train.csv", CHARADES),
+            *(("head.loss=sigmoid", "sampling.samples=videos"), 3, 3, math.log(2)),
+        ),
+        ("epic", "EPIC_100_train.csv", EPIC, ("head.target=verb",), 3, 2, math.log(2)),
+        ("epic", "EPIC_100_train.csv", EPIC, ("head.target=noun",), 3, 3, math.log(3)),
+        (
+            *("somethingv2", "something-something-v2-train.json", SSV2),
+            *(("sampling.frames=segments", "augment.flip=0"), 2, 2, math.log(2)),
+        ),
+    ],
+)
+def test_a_published_data_set_is_learnt_as_it_lies(
+    recipe: Path,
+    playground: Path,
+    tmp_path: Path,
+    source: str,
+    list_name: str,
+    text: str,
+    options: tuple[str, ...],
+    samples: int,
+    classes: int,
+    start: float,
+) -> None:
+    shutil.copytree(playground / "videos", tmp_path / "set")
+    ids = sorted(path.stem for path in (tmp_path / "set").iterdir())
+    (tmp_path / "set" / list_name).write_text(text.format(*ids))
+    name = f"{source}:{tmp_path / 'set'}" + (",label=noun" if "head.target=noun" in options else "")
+    plan = plan_of(recipe, *options, "optim.steps=1")
+    result = job.run(plan, "random", name, tmp_path / "run")
+    assert (result.samples, result.classes) == (samples, classes)
+    assert result.videos_missing == ("missing" in text)
+    assert result.loss == pytest.approx(start, abs=0.15)
+    card = json.loads((tmp_path / "run" / "classifier.json").read_text())
+    assert card["test"]["segments"] == ("sampling.frames=segments" in options)
+    names = {"somethingv2": ["Pulling one", "Pushing one"]}
+    assert card["labels"] == names.get(source, [str(n) for n in range(classes)])
+
+
+def test_splits_are_those_of_the_lists(recipe: Path, playground: Path, tmp_path: Path) -> None:
+    videos = sorted((playground / "videos").iterdir())
+    for video, name in zip(
+        videos, ("v_Bow_g01", "v_Bow_g08", "v_Dig_g01", "v_Dig_g08"), strict=True
+    ):
+        folder = tmp_path / "ucf" / name.split("_")[1]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(video, folder / f"{name}_c01.mp4")
+    lists = tmp_path / "ucf" / "ucfTrainTestlist"
+    lists.mkdir()
+    (lists / "classInd.txt").write_text("1 Bow\n2 Dig\n")
+    (lists / "trainlist01.txt").write_text("Bow/v_Bow_g08_c01.avi 1\nDig/v_Dig_g08_c01.avi 2\n")
+    (lists / "testlist01.txt").write_text("Bow/v_Bow_g01_c01.avi\nDig/v_Dig_g01_c01.avi\n")
+    plan = plan_of(recipe, "optim.steps=1")
+    source = f"ucf101:{tmp_path / 'ucf'},split=1,part=train"
+    result = job.run(plan, "random", source, tmp_path / "run")
+    assert (result.samples, result.classes, result.videos_missing) == (2, 2, 0)
+    card = json.loads((tmp_path / "run" / "classifier.json").read_text())
+    assert card["labels"] == ["Bow", "Dig"]
 
 
 # --- stopping and going on

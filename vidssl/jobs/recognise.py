@@ -512,6 +512,11 @@ def _save(
             "decode_short_side_px": plan.decode_short_side_px,
         },
         "target": plan.head.target,
+        "geometry": {
+            "frames": backbone.frames,
+            "stride": backbone.stride,
+            "crop_px": augment.crop_px,
+        },
         "data": {"samples": len(data.learnt), "of": data.usable, "fingerprint": data.fingerprint},
         **({"bank": facts_of(bank)} if bank else {}),
         **common,
