@@ -54,7 +54,9 @@ def _show(result: "TubesResult") -> None:
     _common.out.print(table)
     _common.say(f"frame-mAP@0.50 {result.frame_map:.6f}")
     for iou, value in result.video_map.items():
-        _common.say(f"video-mAP@{iou} {value:.6f}")
+        ends = result.interval.get(iou)
+        within = f", 95% interval {ends[0]:.4f} to {ends[1]:.4f} (videos)" if ends else ""
+        _common.say(f"video-mAP@{iou} {value:.6f}{within}")
     _common.say(f"video-mAP@0.50:0.95 {result.coco:.6f}")
     _common.say(f"videos: {result.videos} expected, {result.evaluated} with predictions")
     _common.say("protocol: " + ", ".join(f"{k} {v}" for k, v in result.protocol.items()))

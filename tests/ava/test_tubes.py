@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vidssl.ava.mean_ap import COCO
+from vidssl.ava import bootstrap
+from vidssl.ava.mean_ap import COCO, average_precision
 from vidssl.ava.tubes import (
     Area,
     Tubes,
@@ -293,3 +294,20 @@ def test_predictions_need_a_score_and_a_file_rows(write: Write) -> None:
         read_tubes(write("f.csv", TRUE_LINE), scored=True)
     with pytest.raises(AnnotationError, match="empty: expected rows"):
         read_tubes(write("f.csv", ""), scored=True)
+
+
+@pytest.mark.parametrize("area", ["trapezoid", "interpolated"])
+def test_an_interval_is_that_of_rows_written_as_often_as_their_video_is_drawn(area: Area) -> None:
+    rng = np.random.default_rng(0)
+    measure = trapezoids if area == "trapezoid" else average_precision
+    resample = bootstrap.resampled_trapezoids if area == "trapezoid" else bootstrap.resampled
+    for rows in (0, 1, 40):
+        is_true, video = rng.random(rows) > 0.5, rng.integers(0, 5, rows)
+        truth = np.concatenate([video[is_true], rng.integers(0, 4, 6)])
+        weights_VD = bootstrap.draws_of(5, draws=200)
+        found = resample(is_true, video, truth, weights_VD)
+        for draw, times in enumerate(weights_VD.T.astype(int)):
+            positives = int(times[truth].sum())
+            slow = measure(np.repeat(is_true, times[video]), positives) if positives else np.nan
+            assert found[draw] == pytest.approx(slow, nan_ok=True)
+        assert len(set(found.round(6).tolist())) > 20 or rows < 40

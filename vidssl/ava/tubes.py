@@ -25,6 +25,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vidssl.ava import bootstrap
 from vidssl.ava.columns import Columns
 from vidssl.ava.frames import Names, Seconds, frame_codes, numbered, time_keys
 from vidssl.ava.matching import paired_iou, pairs
@@ -65,6 +66,8 @@ class TubeScore:
     0.5 to 0.95. ``tubes`` counts the true ones of each action, ``videos`` those of the truth,
     ``evaluated`` those of them with a prediction. ``ignored_videos`` counts predicted videos
     without truth, ``ignored_actions`` predicted actions without: both are passed over.
+    ``interval`` is that of video-mAP by IoU of tubes, a bootstrap over the videos of the truth;
+    empty with fewer than two.
     """
 
     frame_ap: dict[str, float]
@@ -75,6 +78,7 @@ class TubeScore:
     evaluated: int
     ignored_videos: int
     ignored_actions: int
+    interval: dict[float, tuple[float, float]]
 
     @property
     def frame_map(self) -> float:
@@ -169,12 +173,17 @@ def tube_score(
     (tube_M, tube_N), first_M, first_N = _tubes(truth, found)
     score_N = np.bincount(tube_N, found.score, len(first_N)) / np.maximum(np.bincount(tube_N), 1)
     places = _overlaps(tube_M, tube_N, true_K, found_K, iou_K)
-    video_ap = {}
+    video_ap, hit = {}, {}
     for iou in sorted({*VIDEO_IOUS, *COCO}):
-        hits = _hits(score_N, *places, iou)
+        hit[iou] = _hits(score_N, *places, iou)
         video_ap[iou] = _by_action(
-            actions, hits, score_N, action_N[first_N], action_M[first_M], area
+            actions, hit[iou], score_N, action_N[first_N], action_M[first_M], area
         )
+    sides = _Sides(
+        score_N,
+        *(action_N[first_N], action_M[first_M]),
+        *_video_codes(found.video[first_N], truth.video[first_M]),
+    )
     return TubeScore(
         frame_ap=by_frame,
         video_ap={iou: video_ap[iou] for iou in VIDEO_IOUS},
@@ -184,7 +193,39 @@ def tube_score(
         evaluated=len(evaluated),
         ignored_videos=len(ignored[0]),
         ignored_actions=len(ignored[1]),
+        interval={iou: _interval(sides, hit[iou], area) for iou in VIDEO_IOUS}
+        if len(videos) > 1
+        else {},
     )
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """Predicted tubes ``(N,)`` and true ones ``(M,)``: actions and videos by number."""
+
+    score: NDArray[np.float64]
+    found_action: Numbers
+    true_action: Numbers
+    found_video: Numbers
+    true_video: Numbers
+
+
+def _video_codes(found_N: Names, true_M: Names) -> tuple[Numbers, Numbers]:
+    """Return the number of each tube's video, of which the truth has all."""
+    videos, true = np.unique(true_M, return_inverse=True)
+    return np.searchsorted(videos, found_N), true
+
+
+def _interval(sides: _Sides, hits_N: NDArray[np.bool_], area: Area) -> tuple[float, float]:
+    weights_VD = bootstrap.draws_of(int(sides.true_video.max()) + 1)
+    resample = bootstrap.resampled_trapezoids if area == "trapezoid" else bootstrap.resampled
+    falling = np.argsort(-sides.score, kind="stable")
+    by_action = []
+    for action in np.unique(sides.true_action):
+        rows = falling[sides.found_action[falling] == action]
+        true = sides.true_video[sides.true_action == action]
+        by_action.append(resample(hits_N[rows], sides.found_video[rows], true, weights_VD))
+    return bootstrap.middle_of_mean(np.stack(by_action))
 
 
 def _overlaps(
