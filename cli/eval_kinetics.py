@@ -24,6 +24,12 @@ def eval_kinetics(
         str | None,
         typer.Option(help="Labelled videos: csv, class folders, or NAME:PATH as ucf101:PATH."),
     ] = None,
+    bank: Annotated[
+        Path | None, typer.Option(help="Feature bank, for a classifier that reads one.")
+    ] = None,
+    empty_bank: Annotated[
+        bool, typer.Option("--empty-bank", help="Keep the bank's features from the classifier.")
+    ] = False,
     scores: Annotated[
         list[Path] | None,
         typer.Option(help="Score these saved scores instead; again for an ensemble."),
@@ -158,7 +164,16 @@ def eval_kinetics(
 
     with _common.user_errors():
         asked = {"checkpoint": checkpoint, "scores": scores, "verb": verb or noun}
-        _require_one(asked, {"--videos": videos, "--prior": prior, "--weights": weights})
+        _require_one(
+            asked,
+            {
+                "--videos": videos,
+                "--prior": prior,
+                "--weights": weights,
+                "--bank": bank,
+                "--empty-bank": empty_bank,
+            },
+        )
         telling = job.Telling(_numbers(top), confusion, quick)
         earlier = job.read_earlier(compare) if compare is not None else None
         if checkpoint is not None:
@@ -169,7 +184,7 @@ def eval_kinetics(
             )
             assert videos is not None
             request = job.Request(
-                *(checkpoint, videos, how, out, index),
+                *(checkpoint, videos, how, out, index, bank, empty_bank),
                 clips_at_once=batch,
                 workers=workers,
                 device=device,
@@ -207,7 +222,11 @@ def _require_one(asked: Mapping[str, object], more: Mapping[str, object]) -> Non
         )
     if given == ["checkpoint"] and more["--videos"] is None:
         raise AnnotationError("--checkpoint needs --videos to recognise")
-    allowed = {"checkpoint": {"--videos"}, "scores": {"--videos", "--weights"}, "verb": {"--prior"}}
+    allowed = {
+        "checkpoint": {"--videos", "--bank", "--empty-bank"},
+        "scores": {"--videos", "--weights"},
+        "verb": {"--prior"},
+    }
     idle = [name for name, value in more.items() if value and name not in allowed[given[0]]]
     if idle:
         raise AnnotationError(f"{', '.join(idle)}: of no use with --{given[0]}; leave it out")
@@ -266,7 +285,12 @@ def _show_means(result: "EvalResult") -> None:
     for name, value in _means(result.over_expected).items():
         found = result.intervals.get(name)
         span = f"{_share(found.low)} to {_share(found.high)}" if found else "-"
-        table.add_row(TITLES.get(name, name), _share(value), span, _share(seen.get(name)))
+        table.add_row(
+            TITLES.get(name, name.replace("top", "top-")),
+            _share(value),
+            span,
+            _share(seen.get(name)),
+        )
     _common.out.print(table)
 
 

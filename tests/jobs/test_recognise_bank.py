@@ -5,18 +5,24 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from typer.testing import Result
 
+from vidssl.augment.recognition import RecognitionConfig, side_crops
 from vidssl.features import Bank, BankIdentity, BankRows, BankWriter
+from vidssl.features.operators import BankWindow
 from vidssl.jobs import recognise
 from vidssl.jobs._classifier import load_classifier
 from vidssl.recipe import Extract, Recognition, find, load
+from vidssl.recognition import scores
 from vidssl.train.folder import read_log
 from vidssl.train.optim import schedule as rates
+from vidssl.video.reader import open_reader
+from vidssl.video.sampling import clip_times
 
 Cli = Callable[..., Result]
 Refused = Callable[..., str]
@@ -202,6 +208,82 @@ def test_a_bank_of_clips_is_made_and_read(
     assert made.exit_code == 0, made.output
     read = cli(*command, "--bank", tmp_path / "bank", "--out", tmp_path / "second")
     assert read.exit_code == 0, read.output
+
+
+# --- its test
+
+
+@pytest.fixture
+def evaluate(cli: Cli, run: Path, moments: Path, tmp_path: Path) -> Callable[..., Result]:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    command = ("eval-kinetics", "--checkpoint", copy, "--videos", moments, "--workers", 0)
+    return lambda *more: cli(*command, *more)
+
+
+def told_of(result: Result) -> dict[str, Any]:
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_what_it_knows_from_the_bank_it_shows_in_a_test_and_not_without(
+    evaluate: Callable[..., Result], bank: Path
+) -> None:
+    one = ("--views", "1x1", "--bank", bank, "--json", "-")
+    told, emptied = told_of(evaluate(*one)), told_of(evaluate(*one, "--empty-bank"))
+    assert told["top1"] > 0.9
+    assert emptied["top1"] < told["top1"] - 0.2
+    assert told["protocol"]["bank_encoder"] == "f00d"
+    assert (told["protocol"]["bank_emptied"], emptied["protocol"]["bank_emptied"]) == (False, True)
+    assert told["scores"] != emptied["scores"]  # each in a folder of its own
+
+
+def test_each_clip_of_a_test_asks_its_own_window(
+    evaluate: Callable[..., Result], run: Path, bank: Path, moments: Path
+) -> None:
+    told = told_of(evaluate("--views", "2x3", "--bank", bank, "--batch", 6, "--json", "-"))
+    found = scores.read(Path(told["scores"][0]))
+    network, reader = load_classifier(run).classifier.eval(), Bank.open(bank)
+    with moments.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    crops = RecognitionConfig(crop_px=1, short_side_px=None, test_short_side_px=36, test_crop_px=36)
+    for number in (0, 4):
+        start_s = float(rows[number]["start_s"])
+        views = []
+        for _ in range(2):  # a stretch as long as a clip: both clips are the same one
+            times_s = clip_times(0.0, 4, 4, "stride") + start_s
+            with open_reader(rows[number]["path"]) as video:
+                clip = video.frames_at(times_s, 36)
+            middle_s = float(clip.times_s[0] + clip.times_s[-1]) / 2
+            window = reader.window(
+                Path(rows[number]["path"]).stem, middle_s,
+                before_s=2, after_s=3, per_step=1, pick="random", seed=0,
+            )  # fmt: skip
+            parts = (torch.from_numpy(part)[None] for part in vars(window).values())
+            features, offset_s, mask = parts
+            seen = BankWindow(features, mask, offset_s)
+            for crop in side_crops(
+                torch.from_numpy(clip.frames), crops, ("left", "centre", "right")
+            ):
+                with torch.no_grad():
+                    views.append(network(crop[None], seen)[0].softmax(dim=0))
+        expected = torch.stack(views).double().mean(dim=0)
+        np.testing.assert_allclose(found.scores[number], expected.numpy(), atol=1e-5)
+
+
+def test_another_bank_or_none_is_refused_in_a_test(
+    evaluate: Callable[..., Result], bank: Path, tmp_path: Path
+) -> None:
+    result = evaluate()
+    assert result.exit_code == 2
+    assert "reads a feature bank: give one with --bank" in result.stderr
+    shutil.copytree(bank, tmp_path / "other")
+    manifest = tmp_path / "other" / "bank.json"
+    manifest.write_text(manifest.read_text().replace('"features": "clip"', '"features": "grid"'))
+    result = evaluate("--bank", tmp_path / "other")
+    assert result.exit_code == 2
+    assert "was made in another way than the classifier's bank" in result.stderr
+    assert "features: 'grid' in the bank, 'clip' in the one it was trained with" in result.stderr
 
 
 # --- what is refused

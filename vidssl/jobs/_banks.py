@@ -1,6 +1,7 @@
 """What training a classifier that reads a bank, and testing it, have in common."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 
 from vidssl.errors import BankError, listed
 from vidssl.features import Bank, Window, WindowConfig
+from vidssl.features.manifest import BANK_JSON
 from vidssl.features.operators import BankWindow, OperatorConfig
+from vidssl.files import sha256
 from vidssl.jobs._detector import made_by
 from vidssl.video.storage import Location, video_id
 
@@ -86,6 +89,53 @@ def window_around(
         pick=config.pick,
         seed=seed,
     )
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A bank as a test reads it: nothing of it is left to chance but by a seed of 0."""
+
+    bank: Bank
+    window: WindowConfig
+    is_emptied: bool = False
+
+    def of(self, video: Location, times_s: torch.Tensor) -> Window:
+        """Return what a clip sees; nothing of an emptied bank."""
+        found = window_around(self.bank, self.window, video, times_s, 0)
+        if not self.is_emptied:
+            return found
+        return Window(*(np.zeros_like(part) for part in vars(found).values()))
+
+    def described(self) -> dict[str, Any]:
+        """Return what decides the scores."""
+        about = sha256(self.bank.folder / BANK_JSON)[:16]  # which has the checksums of all rows
+        return {
+            "bank": about,
+            "bank_encoder": self.bank.encoder_hash,
+            "bank_emptied": self.is_emptied,
+        }
+
+
+def memory_of(
+    operator: OperatorConfig | None,
+    facts: Mapping[str, Any],
+    path: Path | None,
+    who: str,
+    *,
+    is_emptied: bool,
+) -> Memory | None:
+    """Return how ``who`` reads the bank at ``path``, if it reads one.
+
+    Raises:
+        BankError: if it is missing, not wanted, or another than that which it was trained with.
+    """
+    bank = bank_for(operator, path, who)
+    if bank is None or operator is None:
+        if is_emptied:
+            raise BankError(f"--empty-bank: {who} reads no bank")
+        return None
+    require_same(bank, facts)
+    return Memory(bank, operator.window, is_emptied)
 
 
 def stacked(windows: Sequence[Window], device: torch.device) -> BankWindow:

@@ -33,7 +33,9 @@ from vidssl.errors import (
     VidsslError,
     listed,
 )
+from vidssl.features.operators import BankWindow
 from vidssl.files import write_text
+from vidssl.jobs._banks import Memory, stacked
 from vidssl.jobs._stopping import stoppable
 from vidssl.jobs._tested import Item
 from vidssl.jobs.index import open_index, set_aside
@@ -58,7 +60,8 @@ VIDEOS_A_PART = 64
 class Work:
     """What is to be done: ``items`` by a network under a protocol, and where it is kept.
 
-    ``source`` gives their videos, ``index`` is one that was made of it before.
+    ``source`` gives their videos, ``index`` is one that was made of it before. ``memory`` is for a
+    network that reads a feature bank.
     """
 
     items: Sequence[Item]
@@ -69,6 +72,7 @@ class Work:
     index: Path | None = None
     clips_at_once: int = 10
     decoder: Decoder = "auto"
+    memory: Memory | None = None
     loader: LoaderConfig = field(default_factory=LoaderConfig)
 
 
@@ -290,11 +294,23 @@ class _Predictor:
         for first in range(0, len(sample.views), step):
             views = torch.cat([self._crops(c) for c in sample.views[first : first + step]])
             dtype = self.half or torch.bfloat16
+            seen = self._seen(sample, slice(first, first + step))
             with torch.autocast(self.device.type, dtype, enabled=self.half is not None):
-                parts.append(clip_scores(self.network, views, how.activation, how.window))
+                parts.append(clip_scores(self.network, views, how.activation, how.window, seen))
         values = video_scores(torch.cat(parts), how.gathering).cpu().numpy()
         (reason,) = files.finite(values[None], [""])
         return _Row(nothing if reason else values, reason)
+
+    def _seen(self, sample: ClipSample, part: slice) -> BankWindow | None:
+        """Return what those of a sample's clips see of the bank, once for each crop."""
+        if self.work.memory is None:
+            return None
+        windows = [
+            window
+            for times_s in sample.times_s[part]
+            for window in [self.work.memory.of(sample.video, times_s)] * self.work.protocol.crops
+        ]
+        return stacked(windows, self.device)
 
     def _crops(self, clip_THWC: Tensor) -> Tensor:
         clip = clip_THWC.to(self.device, non_blocking=True)

@@ -85,8 +85,9 @@ class TestCard(BaseModel):
 class Request:
     """A classifier, the videos that it is to recognise, and how the work is done.
 
-    ``out`` is a folder for the scores, None: one below the run. ``index`` was made of the same
-    source before. ``retry`` reads failed videos again.
+    ``bank`` is the folder of a feature bank for a classifier that reads one, whose rows it does not
+    get if the bank is emptied. ``out`` is a folder for the scores, None: one below the run.
+    ``index`` was made of the same source before. ``retry`` reads failed videos again.
     """
 
     run: Path
@@ -94,6 +95,8 @@ class Request:
     how: Overrides = field(default_factory=Overrides)
     out: Path | None = None
     index: Path | None = None
+    bank: Path | None = None
+    empty_bank: bool = False
     clips_at_once: int = 10
     workers: int = 2
     device: str = "auto"
@@ -166,6 +169,7 @@ def run(
 
     Raises:
         CheckpointError: if the run holds no classifier, or one for other classes.
+        BankError: if the bank is missing, not wanted, another one, or lacks videos.
         SourceError: if there are no videos, no labels, or several parts of a set in one list.
         RecipeError: if the protocol is none, or the network cannot take such clips.
         OutputError: if the folder holds other scores, or cannot be written.
@@ -173,6 +177,7 @@ def run(
     """
     # Imported here because they pull in torch, which scores from a file need not wait for.
     from vidssl.data.loader import LoaderConfig
+    from vidssl.jobs import _banks as banks
     from vidssl.jobs import _recognition_scores as work
     from vidssl.jobs._classifier import load_classifier
     from vidssl.nn.distributed import joined
@@ -185,9 +190,16 @@ def run(
         preload(["vidssl.data.clips", work.__name__])
 
     trained = load_classifier(request.run)
+    memory = banks.memory_of(
+        *(trained.operator, trained.card.get("bank") or {}, request.bank),
+        f"the classifier of {request.run}",
+        is_emptied=request.empty_bank,
+    )
     source = source_of(request.videos, trained.card.get("target"))
     num_classes = trained.classifier.classifier.out_features
     found, names = matched(expected_of(source), num_classes, trained.labels, str(request.run))
+    if memory is not None:
+        banks.require_videos(memory.bank, [item.path for item in found.items if item.path])
     protocol, notes = protocol_of(trained, request.how, found.has_many)
     about = About(
         num_classes,
@@ -195,6 +207,7 @@ def run(
         found.has_many,
         {
             **protocol.fingerprint(),
+            **(memory.described() if memory else {}),
             "decoder": decoder_version(),
             "source": found.source,
             "videos": len(found.items),
@@ -212,6 +225,7 @@ def run(
         out,
         index=request.index,
         clips_at_once=request.clips_at_once,
+        memory=memory,
         loader=LoaderConfig(workers=request.workers),
     )
     device = device_of(request.device)
@@ -245,7 +259,6 @@ def rescore(
         for part, path in zip(parts, paths, strict=True):
             own, _ = matched(found, part.about.num_classes, part.about.classes, str(path))
             again, more = labelled(part, own, path.name)
-            again.about.protocol.update(data=own.fingerprint(), videos=len(own.items))
             relabelled.append(again)
             notes += [note for note in [*own.notes, *more] if note not in notes]
             published = own.published
@@ -335,7 +348,9 @@ def protocol_of(
     published: Indexing = "linspace" if trained.card.get("published") else "stride"
     train_px = how.train_crop_px or card.train_crop_px or trained_on.crop_px
     window = None
-    if not how.pooled and pools_its_map(trained.classifier.encoder):
+    if trained.operator is not None:
+        notes.append("the whole map is averaged, with which the bank is asked")
+    elif not how.pooled and pools_its_map(trained.classifier.encoder):
         if train_px is None:
             notes.append(
                 "the crop of the training is not known, so that the whole map is averaged; "

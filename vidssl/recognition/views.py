@@ -17,20 +17,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vidssl.backbones import Encoder
+from vidssl.features.operators import BankWindow
 from vidssl.recognition.classifier import Classifier
 from vidssl.recognition.protocol import Activation, Gathering
 
 
 def clip_scores(
-    classifier: Classifier, clips_BCTHW: Tensor, activation: Activation, window: int | None
+    classifier: Classifier,
+    clips_BCTHW: Tensor,
+    activation: Activation,
+    window: int | None,
+    seen: BankWindow | None = None,
 ) -> Tensor:
     """Return a score for each class of each clip, ``(B, K)``, single precision.
 
     ``window`` is the side in cells over which the map is averaged; None averages all of it, and
-    the layer acts once.
+    the layer acts once. ``seen`` is what each clip sees of a feature bank, which it asks with its
+    whole map's mean.
     """
     if window is None:
-        return _activated(classifier(clips_BCTHW), activation)
+        return _activated(classifier(clips_BCTHW, seen), activation)
     map_BFHW = classifier.encoder.maps(clips_BCTHW).mean(dim=2)
     height, width = (min(window, size) for size in map_BFHW.shape[2:])
     pooled_BFHW = F.avg_pool2d(map_BFHW, (height, width), stride=1)
