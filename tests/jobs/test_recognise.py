@@ -371,6 +371,7 @@ SSV2 = (
             *(("sampling.frames=segments", "augment.flip=0"), 2, 2, math.log(2)),
         ),
     ],
+    ids=["charades", "verbs", "nouns", "something"],
 )
 def test_a_published_data_set_is_learnt_as_it_lies(
     recipe: Path,
@@ -389,14 +390,33 @@ def test_a_published_data_set_is_learnt_as_it_lies(
     (tmp_path / "set" / list_name).write_text(text.format(*ids))
     name = f"{source}:{tmp_path / 'set'}" + (",label=noun" if "head.target=noun" in options else "")
     plan = plan_of(recipe, *options, "optim.steps=1")
-    result = job.run(plan, "random", name, tmp_path / "run")
+    told: list[str] = []
+    result = job.run(
+        plan, "random", name, tmp_path / "run", progress=lambda words, *_: told.append(words)
+    )
     assert (result.samples, result.classes) == (samples, classes)
+    assert not any("left from right" in words for words in told)
     assert result.videos_missing == ("missing" in text)
     assert result.loss == pytest.approx(start, abs=0.15)
     card = json.loads((tmp_path / "run" / "classifier.json").read_text())
     assert card["test"]["segments"] == ("sampling.frames=segments" in options)
     names = {"somethingv2": ["Pulling one", "Pushing one"]}
     assert card["labels"] == names.get(source, [str(n) for n in range(classes)])
+
+
+def test_a_flip_where_classes_have_sides_is_told_of(
+    recipe: Path, playground: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(playground / "videos", tmp_path / "set")
+    ids = sorted(path.stem for path in (tmp_path / "set").iterdir())
+    (tmp_path / "set" / "train.json").write_text(SSV2.format(*ids))
+    told: list[str] = []
+    job.run(
+        plan_of(recipe, "optim.steps=1"),
+        *("random", f"somethingv2:{tmp_path / 'set'}", tmp_path / "run"),
+        progress=lambda words, *_: told.append(words),
+    )
+    assert any(words.startswith("augment.flip is 0.5: classes of Something") for words in told)
 
 
 def test_splits_are_those_of_the_lists(recipe: Path, playground: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ from vidssl.jobs._classifier import load_classifier, save_classifier
 from vidssl.jobs._geometry import remark
 from vidssl.jobs.index import open_index
 from vidssl.nn.distributed import first_here, joined, rank
-from vidssl.progress import Progress, silent
+from vidssl.progress import REMARK, Progress, silent
 from vidssl.recipe import Recognition, dump
 from vidssl.recognition.classifier import Classifier
 from vidssl.recognition.losses import class_weights, multi_hot
@@ -58,6 +58,11 @@ from vidssl.video.storage import shown, told_apart
 from vidssl.video.workers import preload
 
 WHO = "the recipe's head"
+MIRRORED = {
+    "somethingv2": "augment.flip is {:g}: classes of Something-Something tell left from right, "
+    "which a flip exchanges; expected 0"
+}
+"""Sources whose classes a flipped clip does not keep, and what is told of it."""
 MIX = 0x6D78
 """Tells the draws of mixup and CutMix from all others that come from the same seed and step."""
 
@@ -136,6 +141,8 @@ def run(
         training.tell_rate(plan.optim, folder, progress)
         if rank() == 0:
             _note_data(folder, data, plan)
+            if plan.augment.flip and listing.source in MIRRORED:
+                progress(MIRRORED[listing.source].format(plan.augment.flip), 0, REMARK)
             if origin is not None:
                 remark(origin, plan.backbone, plan.augment.crop_px, progress)
         dataset = _clips(plan, data)
