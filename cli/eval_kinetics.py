@@ -173,6 +173,7 @@ def eval_kinetics(
                 "--bank": bank,
                 "--empty-bank": empty_bank,
             },
+            both=verb is not None and noun is not None,
         )
         telling = job.Telling(_numbers(top), confusion, quick)
         earlier = job.read_earlier(compare) if compare is not None else None
@@ -210,7 +211,7 @@ def eval_kinetics(
         _common.too_many_failed(result.failed, result.expected, "videos", max_failed)
 
 
-def _require_one(asked: Mapping[str, object], more: Mapping[str, object]) -> None:
+def _require_one(asked: Mapping[str, object], more: Mapping[str, object], *, both: bool) -> None:
     """Refuse anything but one of the three ways to score, with what each needs."""
     from vidssl.errors import AnnotationError
 
@@ -220,6 +221,8 @@ def _require_one(asked: Mapping[str, object], more: Mapping[str, object]) -> Non
             "give either --checkpoint with --videos, or --scores, or --verb with --noun"
             f"{'; found ' + ', '.join(f'--{name}' for name in given) if given else ''}"
         )
+    if given == ["verb"] and not both:
+        raise AnnotationError("--verb and --noun go together: the scores of both make actions")
     if given == ["checkpoint"] and more["--videos"] is None:
         raise AnnotationError("--checkpoint needs --videos to recognise")
     allowed = {
@@ -233,19 +236,23 @@ def _require_one(asked: Mapping[str, object], more: Mapping[str, object]) -> Non
 
 
 def _numbers(text: str) -> tuple[int, ...]:
+    from vidssl.errors import AnnotationError
+
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise typer.BadParameter(f"expected numbers from 1 as 1,5, found {text!r}")
+    if not all(part.isdecimal() and 0 < int(part) < 10**6 for part in parts):
+        raise AnnotationError(f"--top: expected numbers from 1 as 1,5, found {text!r}")
     return tuple(sorted({int(part) for part in parts}))
 
 
 def _weights(text: str | None) -> list[float] | None:
+    from vidssl.errors import AnnotationError
+
     if text is None:
         return None
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise typer.BadParameter(f"expected numbers as 1,0.5, found {text!r}") from None
+        raise AnnotationError(f"--weights: expected numbers as 1,0.5, found {text!r}") from None
 
 
 def _show(result: "EvalResult") -> None:

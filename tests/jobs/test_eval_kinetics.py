@@ -350,6 +350,12 @@ def test_videos_without_labels_or_a_classifier_are_refused(
     assert "give either --checkpoint" in refused("eval-kinetics", "--videos", videos)
     both = ("eval-kinetics", "--checkpoint", network, "--scores", videos)
     assert "found --checkpoint, --scores" in refused(*both)
+    assert "--verb and --noun go together" in refused("eval-kinetics", "--verb", tmp_path / "v")
+    said = refused("eval-kinetics", "--scores", tmp_path / "s", "--prior", tmp_path / "p")
+    assert "--prior: of no use with --scores" in said
+    saved = ("eval-kinetics", "--scores", tmp_path / "s")
+    assert "--top: expected numbers from 1 as 1,5" in refused(*saved, "--top", "0,1")
+    assert "--weights: expected numbers as 1,0.5" in refused(*saved, "--weights", "a")
     said = refused("eval-kinetics", "--checkpoint", network, "--videos", videos, "--views", "10")
     assert "--views: expected CLIPSxCROPS" in said
 

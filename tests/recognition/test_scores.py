@@ -93,7 +93,7 @@ def test_parts_of_other_videos_classes_or_labels_are_refused() -> None:
         files.joined([some(), some(about=about)], ["one", "two"], [1, 1])
     with pytest.raises(AnnotationError, match=r"v1: \[1\] there, \[0\] here"):
         files.joined([some(), some(labels=((1,), (1,), (2,)))], ["one", "two"], [1, 1])
-    for weights in ([1.0], [0.0, 0.0], [1.0, -1.0]):
+    for weights in ([1.0], [0.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [1.0, float("inf")]):
         with pytest.raises(AnnotationError, match="--weights: expected 2 numbers"):
             files.joined([some(), some()], ["one", "two"], weights)
 

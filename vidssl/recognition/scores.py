@@ -184,7 +184,7 @@ def joined(parts: Sequence[Scores], names: Sequence[str], weights: Sequence[floa
     Raises:
         AnnotationError: if videos, labels or classes differ, or no weight is positive.
     """
-    if len(weights) != len(parts) or min(weights) < 0 or sum(weights) <= 0:
+    if len(weights) != len(parts) or not min(weights) >= 0 or not 0 < sum(weights) < np.inf:
         raise AnnotationError(
             f"--weights: expected {len(parts)} numbers from 0 on, one for each --scores and one of "
             f"them larger, found {', '.join(f'{weight:g}' for weight in weights)}"
