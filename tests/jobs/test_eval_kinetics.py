@@ -393,6 +393,21 @@ def test_a_list_of_which_nothing_can_be_read_leaves_nothing_behind(
     assert "grey0: not in the index" in said
 
 
+def test_imported_weights_get_the_clips_that_they_were_trained_on(tmp_path: Path) -> None:
+    geometry = {"frames": 4, "stride": 2, "crop_px": 224, "mean": [0.5, 0.45, 0.4], "std": None}
+    facts = {"geometry": geometry, "published": {"sha256": "0"}}
+    trained = load_classifier(save(tmp_path, None, facts))
+    protocol, notes = job.protocol_of(trained, job.Overrides(), has_many=False)
+    # 224 pixels were 7 cells of 32; frames lie as PySlowFast picks them.
+    assert (protocol.window, protocol.crop_px, protocol.indexing) == (7, 256, "linspace")
+    assert (protocol.clips, protocol.crops) == (10, 3)
+    assert "mean 0.500 0.450 0.400 there" in notes[0]
+    trained = load_classifier(save(tmp_path / "bare", None, {}))
+    protocol, notes = job.protocol_of(trained, job.Overrides(), has_many=True)
+    assert (protocol.window, protocol.indexing, protocol.activation) == (None, "stride", "sigmoid")
+    assert "the crop of the training is not known" in notes[0]
+
+
 # --- published sets
 
 
