@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -85,6 +86,55 @@ def step(
             _common.write_json(asdict(result), json_to)
     if json_to != "-":
         _tell(result.measurements, "the largest product")
+
+
+@app.command("eval")
+def eval_(
+    rows: Annotated[int, typer.Option(min=60, help="Predicted rows, about.")] = 100_000,
+    rounds: Rounds = 5,
+    json_to: _common.JsonTo = None,
+) -> None:
+    """Time the scoring of predictions against the published algorithm in plain Python."""
+    from vidssl.jobs import bench_eval
+
+    with _common.user_errors():
+        with _common.progress() as progress:
+            result = bench_eval.run(rows=rows, rounds=rounds, progress=progress)
+        if json_to is not None:
+            _common.write_json(asdict(result), json_to)
+    if json_to != "-":
+        _tell(result.measurements, "reading the file alone")
+        same = "one score" if result.agree else "TWO SCORES, which is a fault"
+        _common.say(f"both have {same}: mAP {result.mean_ap:.6f} of {result.rows} rows")
+
+
+@app.command()
+def bank(
+    videos: Videos = None,
+    seconds: Annotated[int, typer.Option(min=1, help="Key frames, one a second.")] = 24,
+    folder: Annotated[
+        Path | None, typer.Option("--bank", help="A bank, whose windows are served as well.")
+    ] = None,
+    rounds: Rounds = 5,
+    json_to: _common.JsonTo = None,
+) -> None:
+    """Time the reading of an extraction's overlapping windows, and the serving of a bank's."""
+    from vidssl.jobs import bench_bank
+
+    with _common.user_errors():
+        with _common.progress() as progress:
+            result = bench_bank.run(
+                videos, seconds=seconds, rounds=rounds, bank=folder, progress=progress
+            )
+        if json_to is not None:
+            _common.write_json(asdict(result), json_to)
+    if json_to != "-":
+        _tell(result.measurements, "decoding every frame once")
+        if (found := result.serving) is not None:
+            _common.say(
+                f"{folder}: {found.rows} rows, opened in {found.open_ms:.1f} ms, "
+                f"{found.windows_per_s:.0f} windows/s"
+            )
 
 
 def _engine(model: str, clips: int, crop: int, rounds: int, json_to: str | None) -> None:

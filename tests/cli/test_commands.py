@@ -103,7 +103,8 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         JSON
         | {"--on", "--test", "--out", "--compare", "--baseline", "--probes", "--motion", "--name"}
         | {"--k", "--temperature", "--views", "--centre", "--group", "--short-side", "--crop"}
-        | {"--cache", "--workers", "--precision", "--batch", "--max-failed"},
+        | {"--cache", "--workers", "--precision", "--batch", "--max-failed"}
+        | {"--boxes-on", "--boxes-train", "--boxes-test", "--boxes-labels"},
     ),
     "runs": (["folder", "names"], JSON | {"--sort", "--diff"}),
     "models": ([], JSON),
@@ -135,6 +136,8 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         [],
         JSON | {"--model", "--clips", "--crop", "--rounds", "--compile", "--engine"},
     ),
+    "bench eval": ([], JSON | {"--rows", "--rounds"}),
+    "bench bank": ([], JSON | {"--videos", "--seconds", "--bank", "--rounds"}),
 }
 
 

@@ -74,3 +74,25 @@ def test_each_measurement_has_its_two_sides_the_ratio_and_the_raw_times(
 
 def test_nothing_to_read_is_refused(refused: Callable[..., str]) -> None:
     assert "no such file" in refused("bench", "decode", "--videos", "nowhere.mp4")
+
+
+def test_scoring_is_measured_and_both_sides_agree(cli: Cli) -> None:
+    result = cli("bench", "eval", "--rows", 3000, "--rounds", 1, "--json", "-")
+    told = json.loads(result.stdout)
+    assert told["agree"] is True
+    assert 0.3 < told["mean_ap"] < 1
+    assert told["rows"] % 60 == 0
+    (found,) = told["measurements"]
+    assert found["unit"] == "rows/s"
+    assert set(found["times_s"]) == {"vidssl", "plain", "reading"}
+    assert "both have one score" in cli("bench", "eval", "--rows", 600, "--rounds", 1).stdout
+
+
+def test_a_bank_s_windows_are_measured(cli: Cli, videos: Path, bank: Path) -> None:
+    command = ("bench", "bank", "--videos", videos, "--seconds", 3, "--rounds", 1, "--bank", bank)
+    told = json.loads(cli(*command, "--json", "-").stdout)
+    assert told["clips"] == 3  # seconds 1 to 3 of the first video
+    assert told["measurements"][0]["unit"] == "clips/s"
+    assert told["serving"]["rows"] > 0
+    assert "windows/s" in cli(*command).stdout
+    assert cli("bench", "bank", "--bank", videos).exit_code == 2

@@ -25,17 +25,14 @@ from pathlib import Path
 
 import numpy as np
 
-from vidssl.data.keyframes import KeyFramePlan, Moment, Reading, read_keyframes
+from vidssl.data.keyframes import KeyFramePlan, Reading, read_keyframes
 from vidssl.features import Bank, BankIdentity, BankRows, BankWriter
 from vidssl.jobs import playground
 from vidssl.jobs.bench import in_turn
+from vidssl.jobs.bench_bank import FRAMES, SIDE_PX, STRIDE, decode, one_by_one, plans_of
 from vidssl.jobs.index import open_index
 from vidssl.progress import silent
-from vidssl.video.reader import open_reader
-from vidssl.video.sampling import centred_times
 
-FRAMES, STRIDE, SIDE_PX = 32, 2, 256
-CHUNK = 8
 DIM = 2048
 A_SECOND = 5
 VIDEO_S = 897
@@ -63,28 +60,21 @@ def reading(asked: argparse.Namespace, scratch: Path) -> dict[str, object]:
         playground.run(scratch / "pg", videos=2, seconds=max(12, asked.seconds))
         source = str(scratch / "pg" / "videos")
     index = open_index(source, scratch / "index.parquet")
-    plans = []
+    plans: list[KeyFramePlan] = []
     for position in range(len(index)):
-        path, duration_s = index.video(position)
-        moments = [moment(second) for second in range(1, int(duration_s))]
-        plans += [
-            KeyFramePlan(path, tuple(moments[i : i + CHUNK]), (0,) * len(moments[i : i + CHUNK]))
-            for i in range(0, len(moments), CHUNK)
-        ]
+        plans += plans_of(*index.video(position))
         if sum(len(plan.moments) for plan in plans) >= asked.seconds:
             break
     how = Reading(FRAMES, STRIDE, SIDE_PX)
-    one_by_one = [
-        KeyFramePlan(plan.location, (one,), (0,)) for plan in plans for one in plan.moments
-    ]
+    apart = [KeyFramePlan(plan.location, (one,), (0,)) for plan in plans for one in plan.moments]
     sides: dict[str, Callable[[], object]] = {
         "shared": partial(each, partial(read_keyframes, how, None), plans),
-        "one by one": partial(kept_open, plans),
-        "opened for each": partial(each, partial(read_keyframes, how, None), one_by_one),
+        "one by one": partial(each, one_by_one, plans),
+        "opened for each": partial(each, partial(read_keyframes, how, None), apart),
         "every frame once": partial(each, decode, plans),
     }
     times_s = in_turn(sides, asked.rounds, silent)
-    clips = len(one_by_one)
+    clips = len(apart)
     speeds = {name: clips / statistics.median(taken) for name, taken in times_s.items()}
     return {
         "clips": clips,
@@ -95,31 +85,10 @@ def reading(asked: argparse.Namespace, scratch: Path) -> dict[str, object]:
     }
 
 
-def moment(second: float) -> Moment:
-    """Return a key frame with nobody in it."""
-    return Moment("", second, np.zeros((0, 4)), np.zeros((0, 0), np.bool_), np.zeros(0))
-
-
 def each(read: Callable[[KeyFramePlan], object], plans: list[KeyFramePlan]) -> None:
     """Read plan after plan."""
     for plan in plans:
         read(plan)
-
-
-def kept_open(plans: list[KeyFramePlan]) -> None:
-    """Read key frame after key frame, opening a file once for those of a plan."""
-    for plan in plans:
-        with open_reader(plan.location) as reader:
-            for one in plan.moments:
-                reader.frames_at(centred_times(one.timestamp, FRAMES, STRIDE), SIDE_PX)
-
-
-def decode(plan: KeyFramePlan) -> None:
-    """Decode what the plan's windows cover, every frame once."""
-    first = centred_times(plan.moments[0].timestamp, FRAMES, STRIDE)[0]
-    last = centred_times(plan.moments[-1].timestamp, FRAMES, STRIDE)[-1]
-    with open_reader(plan.location) as reader:
-        reader.frames_at(np.arange(max(first, 0), last, STRIDE / 30), SIDE_PX)
 
 
 def serving(rows: int, scratch: Path) -> dict[str, object]:
