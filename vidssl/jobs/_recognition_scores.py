@@ -36,7 +36,7 @@ from vidssl.errors import (
 from vidssl.features.operators import BankWindow
 from vidssl.files import write_text
 from vidssl.jobs._banks import Memory, stacked
-from vidssl.jobs._stopping import stoppable
+from vidssl.jobs._stopping import stoppable, terminated_like_ctrl_c
 from vidssl.jobs._tested import Item
 from vidssl.jobs.index import open_index, set_aside
 from vidssl.nn.distributed import first_here, rank, wait_for_all, world_size
@@ -86,7 +86,7 @@ def predicted(
     Raises:
         OutputError: if ``out`` holds the scores of something else, or cannot be written.
         SourceError: if no video can be decoded.
-        Interrupted: on Ctrl-C, after what was written; the same call goes on.
+        Interrupted: on Ctrl-C or SIGTERM, after what was scored; the same call goes on.
     """
     whole = work.out / SCORES
     with first_here():
@@ -97,7 +97,8 @@ def predicted(
             located = _located(work, progress)
     known = {} if found is None else _rows_of(found, retry)
     known |= _rows_of_parts(work, retry)
-    _Predictor(work, classifier, device, progress).run(located, known)
+    with terminated_like_ctrl_c():
+        _Predictor(work, classifier, device, progress).run(located, known)
     wait_for_all()
     with first_here():
         if rank() == 0:
