@@ -49,6 +49,16 @@ def report_card(
     motion: Annotated[
         bool, typer.Option("--motion/--no-motion", help="Probe clips of damaged time too.")
     ] = True,
+    boxes_on: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Videos of annotated people.")
+    ] = None,
+    boxes_train: Annotated[
+        Path | None, typer.Option(help="What people do, to learn from; csv in AVA layout.")
+    ] = None,
+    boxes_test: Annotated[
+        Path | None, typer.Option(help="What people do, to be judged by; csv in AVA layout.")
+    ] = None,
+    boxes_labels: Annotated[Path | None, typer.Option(help="Label map of the actions.")] = None,
     name: Annotated[str | None, typer.Option(help="What to call the encoder on the page.")] = None,
     k: Annotated[int, typer.Option(min=1, help="Neighbours that vote.")] = 20,
     temperature: Annotated[
@@ -97,6 +107,7 @@ def report_card(
             baselines=job.baselines_of(baseline),
             motion=motion,
             name=name,
+            boxes=job.boxes_of(boxes_on, boxes_train, boxes_test, boxes_labels),
             probing=probe.Request(
                 *(encoder, ""),
                 probes=probe.chosen(probes),

@@ -14,8 +14,11 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import Result
 
+from vidssl.ava.annotations import read_annotations
 from vidssl.data.loader import LoaderConfig
 from vidssl.jobs import _card_videos, probe
+from vidssl.jobs._card_boxes import BoxTask, score_boxes
+from vidssl.jobs._probe_encoder import load
 from vidssl.jobs._strips import LARGE, Shown, make_strips
 from vidssl.jobs.report import run as report
 from vidssl.jobs.report_card import Request, run
@@ -227,6 +230,61 @@ def test_the_report_of_the_run_has_the_card_s_scores(made: Path, encoder: Path) 
     assert row[3:6] == ["16", "15", "1"]
 
 
+# --- people in boxes
+
+
+@pytest.fixture
+def task(playground: Path, index: Path) -> BoxTask:
+    return BoxTask(
+        *(str(index), playground / "train.csv", playground / "val.csv"),
+        playground / "action_list.pbtxt",
+    )
+
+
+def test_actions_of_people_are_scored_by_ava_s_protocol_on_true_boxes(
+    encoder: Path, task: BoxTask, tmp_path: Path
+) -> None:
+    looked = load(encoder)
+    found = score_boxes(task, encoder, looked, tmp_path, side_px=32, workers=0)
+    truth = read_annotations(task.test)
+    frames = {*zip(truth.video.tolist(), truth.timestamp.tolist(), strict=True)}
+    assert (found.expected, found.evaluated, found.failed) == (len(frames), len(frames), 0)
+    assert found.value is not None
+    assert 0 < found.value < 1
+    assert found.unit == "key frames"
+    again = score_boxes(task, encoder, looked, tmp_path, side_px=32, workers=0)
+    assert again == found
+    other = score_boxes(task, encoder, looked, tmp_path, side_px=64, workers=0)
+    assert other.fingerprint != found.fingerprint
+
+
+def test_a_probe_that_is_shown_the_answers_makes_no_mistake(
+    encoder: Path, task: BoxTask, tmp_path: Path
+) -> None:
+    # Trained and tested on the same few boxes, a hundred times fewer than numbers of a feature.
+    few = tmp_path / "few.csv"
+    lines = task.test.read_text().splitlines()
+    kept = dict.fromkeys(line.rsplit(",", 2)[0] for line in lines)
+    boxes = {*list(kept)[:4]}
+    few.write_text("\n".join(line for line in lines if line.rsplit(",", 2)[0] in boxes) + "\n")
+    same = replace(task, train=few, test=few)
+    found = score_boxes(same, encoder, load(encoder), tmp_path, side_px=32, workers=0)
+    assert found.value == pytest.approx(1.0)
+
+
+def test_a_key_frame_that_cannot_be_read_is_missed(
+    encoder: Path, task: BoxTask, tmp_path: Path
+) -> None:
+    late = tmp_path / "late.csv"
+    first = task.test.read_text().splitlines()[0].split(",")
+    lines = [task.test.read_text(), ",".join(["absent", *first[1:]])]
+    late.write_text("".join(lines) + "\n")
+    told = replace(task, test=late)
+    found = score_boxes(told, encoder, load(encoder), tmp_path, side_px=32, workers=0)
+    assert found.failed == 1
+    assert found.expected == found.evaluated + 1
+
+
 # --- refused
 
 
@@ -249,6 +307,7 @@ def test_a_folder_of_something_else_is_left_alone(
         (["--probes", "knm"], "'knm'; did you mean 'knn'"),
         (["--test", "a", "--test", "b"], "expected a --test for each of the 1 --on, or none"),
         (["--compare", "nothing.json"], "nothing.json: no such file"),
+        (["--boxes-on", "videos"], "expected --boxes-on, --boxes-train, --boxes-test and"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_any_work(

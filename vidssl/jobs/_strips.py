@@ -51,18 +51,20 @@ def make_strips(
     """Return a strip of each video that can be read, about ``room`` bytes in all.
 
     Those of ``large`` get the best picture that fits into their part of the room, the others the
-    best that fits into the rest; none where not even the smallest does.
+    second best or what fits into the rest; none where not even the smallest does.
     """
     config = loader or LoaderConfig()
     first = [number for number in dict.fromkeys(large) if number in videos]
     rest = [number for number in videos if number not in {*first}]
     made: dict[int, Strip] = {}
     done = 0
-    for numbers, share in ((first, LARGE_SHARE if rest else 1.0), (rest, 1.0)):
+    parts = ((first, LARGE_SHARE if rest else 1.0, LADDER), (rest, 1.0, LADDER[1:]))
+    for numbers, share, ladder in parts:
         examples = _chosen(numbers)
         frames = _read([videos[n] for n in examples], partial(_frames, decoder=decoder), config)
         left = room - sum(len(one.image) for one in made.values())
-        rung = rung_for([one for one in frames if one], len(numbers), int(share * left))
+        known = [one for one in frames if one]
+        rung = rung_for(known, len(numbers), int(share * left), ladder)
         if rung is None:
             continue
 

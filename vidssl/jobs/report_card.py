@@ -22,7 +22,9 @@ from vidssl.errors import CheckpointError, OutputError, RecipeError, nearest
 from vidssl.files import replacing, replacing_folder
 from vidssl.jobs import _probe_encoder as encoders
 from vidssl.jobs import probe
+from vidssl.jobs._card_boxes import BoxTask, score_boxes
 from vidssl.jobs._card_videos import Gathered
+from vidssl.jobs._limits import usable_cores
 from vidssl.jobs._probe_result import ProbeResult, ProbeScore, fingerprint
 from vidssl.jobs._run_files import is_finite, read_run
 from vidssl.jobs.models import multiply_adds
@@ -88,8 +90,8 @@ class Request:
 
     ``on`` are sources with labels; ``test`` is empty, where each is judged by itself, or has a
     source for each of ``on``. ``out`` is the folder to write, None: ``report-card`` beside the
-    encoder. ``compare`` are earlier cards. ``probing`` has the settings of the probes; its encoder
-    and sources are not used.
+    encoder. ``compare`` are earlier cards. ``boxes`` are people to tell the actions of. ``probing``
+    has the settings of the probes; its encoder and sources are not used.
     """
 
     encoder: Path
@@ -100,6 +102,7 @@ class Request:
     baselines: tuple[Baseline, ...] = ("majority",)
     motion: bool = True
     name: str | None = None
+    boxes: BoxTask | None = None
     probing: probe.Request = field(default_factory=lambda: probe.Request(Path(), ""))
 
 
@@ -134,7 +137,7 @@ def run(request: Request, *, progress: Progress = silent) -> CardResult:
             f"expected a --test for each of the {len(request.on)} --on, or none, found "
             f"{len(request.test)}"
         )
-    out = request.out or _beside(request.encoder)
+    out = request.out or _beside(request.encoder, FOLDER)
     _require_card(out)
     rivals = [card_file.read_rival(path) for path in request.compare]
     plans = _plans(request)
@@ -144,6 +147,8 @@ def run(request: Request, *, progress: Progress = silent) -> CardResult:
     if "random" in request.baselines:
         rivals.append(_random(plans, progress))
     card = _card(request, plans, results, rivals, progress)
+    if request.boxes is not None:
+        card = replace(card, scores=[*card.scores, _boxes(request, request.boxes, progress)])
     _write(out, card)
     page = out / PAGE
     return CardResult(
@@ -174,6 +179,24 @@ def baselines_of(names: Sequence[str] | None) -> tuple[Baseline, ...]:
     return ("majority",) if names is None else tuple(one for one in BASELINES if one in names)
 
 
+def boxes_of(
+    videos: str | None, train: Path | None, test: Path | None, labels: Path | None
+) -> BoxTask | None:
+    """Return what people are to be looked at; None where nothing is said.
+
+    Raises:
+        RecipeError: if only part of it is said.
+    """
+    if videos is None and train is None and test is None and labels is None:
+        return None
+    if videos is None or train is None or test is None or labels is None:
+        raise RecipeError(
+            "expected --boxes-on, --boxes-train, --boxes-test and --boxes-labels together, "
+            "found some of them"
+        )
+    return BoxTask(videos, train, test, labels)
+
+
 def plain(result: CardResult) -> dict[str, Any]:
     """Return the result as plain values for JSON."""
     return {
@@ -189,8 +212,8 @@ def plain(result: CardResult) -> dict[str, Any]:
     }
 
 
-def _beside(encoder: Path) -> Path:
-    return (encoder if encoder.is_dir() else encoder.parent) / FOLDER
+def _beside(encoder: Path, name: str) -> Path:
+    return (encoder if encoder.is_dir() else encoder.parent) / name
 
 
 def _require_card(out: Path) -> None:
@@ -290,6 +313,17 @@ def _words(score: ProbeScore) -> tuple[str, str]:
     return f"{name}, {score.metric}", ""
 
 
+def _boxes(request: Request, task: BoxTask, progress: Progress) -> Score:
+    looked, asked = encoders.load(request.encoder), request.probing
+    cache = asked.cache or _beside(request.encoder, "probe")
+    return score_boxes(
+        *(task, request.encoder, looked, cache),
+        side_px=asked.crop_px or looked.side_px,
+        workers=usable_cores() if asked.workers is None else asked.workers,
+        progress=progress,
+    )
+
+
 def _needs_time(result: ProbeResult) -> Score:
     motion = result.motion
     assert motion is not None
@@ -370,6 +404,7 @@ def _card(
         neighbours=gathered.neighbours,
         confusion=gathered.confusion,
         mistakes=gathered.mistakes,
+        judge={"linear": "linear probe", "knn": "kNN"}.get(gathered.probe or "", ""),
         motion=_motion(first),
         curves=_curves(request.encoder),
         costs=_costs(looked, first, plans[0]),
@@ -517,6 +552,9 @@ def _command(request: Request) -> str:
             pairs.append((option, str(now)))
     if given.probes != usual.probes:
         pairs.append(("--probes", ",".join(given.probes)))
+    if task := request.boxes:
+        pairs += [("--boxes-on", task.videos), ("--boxes-train", str(task.train))]
+        pairs += [("--boxes-test", str(task.test)), ("--boxes-labels", str(task.labels))]
     words += [word for pair in pairs for word in pair]
     words += [] if given.centre else ["--no-centre"]
     words += [] if request.motion else ["--no-motion"]

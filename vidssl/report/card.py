@@ -21,10 +21,10 @@ class Score:
     """One score in [0, 1], more is better; ``low`` and ``high`` bound its 95 % interval.
 
     ``key`` is its name in files, the same on any data. ``expected``, ``evaluated`` and ``failed``
-    count videos; those that failed count as wrong. ``protocol`` says how it was taken, and
-    ``fingerprint`` stands for all of that: scores of different fingerprints are not to be compared.
-    ``chance`` is the score of guessing, if that is known. Scores that are not ``large`` stand in a
-    table below the others.
+    count videos, or what ``unit`` says; those that failed count as wrong. ``protocol`` says how it
+    was taken, and ``fingerprint`` stands for all of that: scores of different fingerprints are not
+    to be compared. ``chance`` is the score of guessing, if that is known. Scores that are not
+    ``large`` stand in a table below the others.
     """
 
     key: str
@@ -40,6 +40,7 @@ class Score:
     protocol: Mapping[str, str] = field(default_factory=dict)
     chance: float | None = None
     large: bool = True
+    unit: str = "videos"
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ class Card:
     ``facts`` say what the encoder is and what it was looked at with, ``costs`` what it costs to
     use, both as (name, value). ``videos`` are those that the page shows, and every number of a
     video in the card is a place among them; ``strips`` has the picture of some or all.
-    ``confusion`` ``(K, K)`` counts videos, a row a true class, a column a predicted one.
+    ``confusion`` ``(K, K)`` counts videos, a row a true class, a column a predicted one; ``judge``
+    is the probe that predicted.
     """
 
     name: str
@@ -149,6 +151,7 @@ class Card:
     neighbours: Sequence[Neighbours] = ()
     confusion: NDArray[np.int64] | None = None
     mistakes: Sequence[int] = ()
+    judge: str = ""
     motion: Motion | None = None
     curves: Sequence[LearningCurve] = ()
     costs: Sequence[tuple[str, str]] = ()

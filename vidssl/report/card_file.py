@@ -34,6 +34,7 @@ class _Score(BaseModel):
     fingerprint: str = ""
     protocol: dict[str, str] = Field(default_factory=dict)
     chance: float | None = None
+    unit: str = "videos"
 
 
 class _File(BaseModel):
@@ -165,6 +166,7 @@ def _score(score: Score) -> dict[str, Any]:
         "expected": score.expected,
         "evaluated": score.evaluated,
         "failed": score.failed,
+        "unit": score.unit,
         "fingerprint": score.fingerprint,
         "protocol": dict(score.protocol),
     }

@@ -64,14 +64,16 @@ def strip(frames: Frames, rung: Rung) -> Strip:
     return Strip(buffer.getvalue(), count)
 
 
-def rung_for(examples: Sequence[Frames], count: int, room: int) -> Rung | None:
+def rung_for(
+    examples: Sequence[Frames], count: int, room: int, ladder: Sequence[Rung] = LADDER
+) -> Rung | None:
     """Return the best rung of which ``count`` clips like ``examples`` fit into ``room`` bytes.
 
     None if not even the smallest does, or there is no example.
     """
     if not examples:
         return None
-    for rung in LADDER:
+    for rung in ladder:
         mean = sum(len(strip(example, rung).image) for example in examples) / len(examples)
         if mean * TOO_MUCH * count <= room:
             return rung
