@@ -156,7 +156,9 @@ def test_features_are_those_of_the_encoder_on_the_middle_of_the_video(
         path = result.videos[row].path
         assert path is not None
         with open_reader(path) as reader:  # 4 frames half a second apart, 1.5 s of 2 s
-            clip = torch.from_numpy(reader.frames_at(0.2495 + np.arange(4) * 0.5).frames)
+            clip = torch.from_numpy(
+                reader.frames_at(np.arange(4) * 0.5 + np.float64(0.2495)).frames
+            )
         pixels = geometry.apply(clip, geometry.whole(32, 32))
         with torch.inference_mode():
             expected = network(normalise(pixels)[None])[0].numpy()

@@ -108,10 +108,8 @@ class Probing:
         request, queries = self.request, self.queries
         scores: list[ProbeScore] = []
         answers: dict[str, _Answers] = {}
-        for probe in PROBES:
-            if probe not in request.probes:
-                continue
-            self.progress(f"probing, {probe}", 0, 0)
+        for number, probe in enumerate(request.probes, 1):
+            self.progress(f"probing, {probe}", number, len(request.probes))
             if probe in CLASSIFIERS:
                 answers[probe] = self._answers(probe, request.time)
                 scores += self._scored(probe, request.time, answers[probe])
@@ -217,26 +215,21 @@ class Probing:
                 )
             )
             return _Answers(fit.probabilities, _told([fit]))
+        if not self.classes.has_many:
+            found = linear.cross_validated(
+                train_NF, _one(labels), classes=classes, group_N=self.group
+            )
+            return _Answers(found[0], _told(found[1]))
         scores_NK = np.zeros((len(train_NF), classes))
         fits = []
         for fold in self._folds():
-            rest = ~fold
+            rest, told_NK = ~fold, _many(labels)[~fold]
+            if not (told_NK.any(axis=0) & ~told_NK.all(axis=0)).any():
+                continue
             group = None if self.group is None else self.group[rest]
-            if self.classes.has_many:
-                told = _many(labels)[rest]
-                if not (told.any(axis=0) & ~told.all(axis=0)).any():
-                    continue
-                fit = linear.fit_linear_multilabel(
-                    train_NF[rest], told, train_NF[fold], group_N=group
-                )
-            else:
-                if len(np.unique(labels[rest])) < 2:
-                    continue
-                fit = linear.fit_linear(
-                    *(train_NF[rest], _one(labels)[rest], train_NF[fold]),
-                    classes=classes,
-                    group_N=group,
-                )
+            fit = linear.fit_linear_multilabel(
+                train_NF[rest], told_NK, train_NF[fold], group_N=group
+            )
             scores_NK[fold] = fit.probabilities
             fits.append(fit)
         return _Answers(scores_NK, _told(fits))
@@ -371,10 +364,10 @@ class Probing:
         """Return one probe on all ways of showing clips, and the share of each class."""
         probe: Probe = "linear" if self.request.probes == ("linear",) else "knn"
         answers: dict[Time, _Answers] = {}
-        for time in TIMES:
-            if time in self.gallery.frozen.features:
-                self.progress(f"probing, {time} clips", 0, 0)
-                answers[time] = self._answers(probe, time)
+        times = [time for time in TIMES if time in self.gallery.frozen.features]
+        for number, time in enumerate(times, 1):
+            self.progress(f"probing damaged clips, {time}", number, len(times))
+            answers[time] = self._answers(probe, time)
         scores = {time: self._scored(probe, time, one)[0] for time, one in answers.items()}
         drop = {t: scores["normal"].value - score.value for t, score in scores.items()}
         if self.classes.has_many:

@@ -7,6 +7,7 @@ neighbours by leaving it out, classifiers by cross-validation, whole groups at a
 
 import re
 import time as clock
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ import torch
 from vidssl.data.loader import LoaderConfig
 from vidssl.errors import RecipeError, nearest
 from vidssl.jobs import _probe_encoder as encoders
+from vidssl.jobs._detector import require_alone
 from vidssl.jobs._geometry import remark
 from vidssl.jobs._limits import usable_cores
 from vidssl.jobs._probe_features import NOT_OF_FEATURES, Work, collect
@@ -41,15 +43,16 @@ def run(request: Request, *, progress: Progress = silent) -> ProbeResult:
         CheckpointError: if there is no encoder, or it is damaged.
         SourceError: if there are no videos, no labels, or train and test have other classes.
         RecipeError: if the views, sizes or the pattern of groups are none.
-        BankError, OutputError: if the cache is damaged, or cannot be written.
+        BankError, OutputError: if the cache is damaged, or cannot be written; under torchrun.
         Interrupted: on Ctrl-C; the same call goes on.
     """
     started = clock.monotonic()
+    require_alone("probe")
     pattern = _pattern(request.group)
     looked = encoders.load(request.encoder, request.random)
     protocol = _protocol(request, looked)
     remark(looked.card, looked.backbone, protocol.crop_px, progress)
-    train = expected_of(request.train)
+    train = _training(expected_of(request.train))
     test = None if request.test is None else expected_of(request.test)
     classes = Classes.of(train, test)
     preload(["vidssl.data.clips", "vidssl.jobs._probe_features", "vidssl.jobs.index"])
@@ -99,6 +102,14 @@ def chosen(text: str) -> tuple[Probe, ...]:
     if not names:
         raise RecipeError(f"--probes: expected some of {', '.join(PROBES)}, found none")
     return tuple(probe for probe in PROBES if probe in names)
+
+
+def _training(found: Tested) -> Tested:
+    """Return videos to train on without the count of a published list, which is a test list's."""
+    if found.published is None:
+        return found
+    notes = [note for note in found.notes if found.published["list"] not in note]
+    return replace(found, published=None, notes=notes)
 
 
 def _workers(request: Request) -> int:
