@@ -38,9 +38,9 @@ def report_card(
     baseline: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="majority|random",
-            help="What else to compare with: the most frequent class, the same network untrained. "
-            "Repeatable.",
+            metavar="chance|majority|random",
+            help="What else to compare with: guessing, the most frequent class (which is there "
+            "unless others are named), the same network untrained. Repeatable.",
         ),
     ] = None,
     probes: Annotated[

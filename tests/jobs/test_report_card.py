@@ -168,9 +168,14 @@ def test_an_earlier_card_is_compared_and_one_of_another_protocol_is_not(
 ) -> None:
     out = tmp_path / "card"
     command = ["report-card", encoder, "--on", videos, *QUICK, "--no-motion", "--out", out]
-    told = cli(*command, "--compare", made, "--k", 3, "--max-failed", 1, "--json", "-")
+    told = cli(
+        *(*command, "--compare", made, "--baseline", "chance", "--k", 3),
+        *("--max-failed", 1, "--json", "-"),
+    )
     assert told.exit_code == 0, told.output
-    assert json.loads(told.stdout)["compared_with"] == ["mine", "majority class"]
+    assert json.loads(told.stdout)["compared_with"] == ["mine", "chance"]
+    chance = card(out)["compared_with"][1]["scores"]
+    assert {score["value"] for score in chance if score["key"] == "knn.top1"} == {1 / 3}
     text = shown(out)
     assert re.search(r"Linear probe mine (\S+ %) \1 \+0\.0", text)
     assert "Not comparable. The protocols differ in k: 3, 20." in text
@@ -303,7 +308,7 @@ def test_a_folder_of_something_else_is_left_alone(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--baseline", "chanse"], "--baseline: expected majority or random, found 'chanse'"),
+        (["--baseline", "chanse"], "majority, random, found 'chanse'; did you mean 'chance'"),
         (["--probes", "knm"], "'knm'; did you mean 'knn'"),
         (["--test", "a", "--test", "b"], "expected a --test for each of the 1 --on, or none"),
         (["--compare", "nothing.json"], "nothing.json: no such file"),

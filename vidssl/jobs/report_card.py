@@ -42,7 +42,7 @@ from vidssl.report.card import (
 from vidssl.train.trainer import device_of
 from vidssl.video.storage import shown
 
-Baseline = Literal["majority", "random"]
+Baseline = Literal["chance", "majority", "random"]
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 FOLDER, PAGE = "report-card", "index.html"
 SPEED_BATCH, SPEED_S, SPEED_ROUNDS = 8, 2.0, 20
@@ -142,6 +142,8 @@ def run(request: Request, *, progress: Progress = silent) -> CardResult:
     rivals = [card_file.read_rival(path) for path in request.compare]
     plans = _plans(request)
     results = [probe.run(plan, progress=progress) for plan in plans]
+    if "chance" in request.baselines:
+        rivals.append(_chance(results))
     if "majority" in request.baselines:
         rivals += _majority(results)
     if "random" in request.baselines:
@@ -173,7 +175,7 @@ def baselines_of(names: Sequence[str] | None) -> tuple[Baseline, ...]:
     for name in names or ():
         if name not in BASELINES:
             raise RecipeError(
-                f"--baseline: expected {' or '.join(BASELINES)}, found {name!r}"
+                f"--baseline: expected one of {', '.join(BASELINES)}, found {name!r}"
                 f"{nearest(name, BASELINES)}"
             )
     return ("majority",) if names is None else tuple(one for one in BASELINES if one in names)
@@ -344,6 +346,17 @@ def _needs_time(result: ProbeResult) -> Score:
         fingerprint=fingerprint(protocol),
         protocol={name: _said(value) for name, value in protocol.items()},
     )
+
+
+def _chance(results: Sequence[ProbeResult]) -> Rival:
+    """Return what guessing would score, of the scores for which that is known."""
+    scores = [_score(score) for result in results for score in result.scores]
+    guessed = [
+        replace(score, value=score.chance, low=None, high=None)
+        for score in scores
+        if score.chance is not None
+    ]
+    return Rival("chance", guessed, "guesses one of the classes that were trained on.")
 
 
 def _majority(results: Sequence[ProbeResult]) -> list[Rival]:
