@@ -189,7 +189,7 @@ def test_the_features_and_scores_of_boxes_are_those_of_their_detection_model(fam
     # Some versions dilate the wrong stage of the Fast pathway, which has no weights to show it.
     res5 = [c for n, c in theirs.named_modules() if "model.blocks.4." in n and n.endswith("conv_b")]
     assert len(res5) == (3 if is_single else 6)
-    assert {(c.dilation, c.stride[1:]) for c in res5} == {((1, 2, 2), (1, 1))}  # type: ignore[index]
+    assert {(c.dilation, c.stride[1:]) for c in res5} == {((1, 2, 2), (1, 1))}
 
     frames = 4 if is_single else 32
     options = {"name": family, "form": "detection", "frames": frames}

@@ -351,7 +351,8 @@ def test_overlapping_clips_of_one_pass_equal_each_clip_read_alone(
         with torch.no_grad():
             maps = trunk.maps(clip).mean(dim=2)
         if grid:
-            cells = maps.unflatten(2, (grid, -1)).unflatten(4, (grid, -1)).mean(dim=(3, 5))
+            rows_high, cells_wide = maps.shape[2] // grid, maps.shape[3] // grid
+            cells = maps.reshape(1, -1, grid, rows_high, grid, cells_wide).mean(dim=(3, 5))
             alone += [cells[0, :, i, j].numpy() for i in range(grid) for j in range(grid)]
             continue
         pixels = torch.tensor(moment.boxes).float() * torch.tensor([*size[::-1], *size[::-1]])

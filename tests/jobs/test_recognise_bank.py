@@ -15,10 +15,13 @@ from typer.testing import Result
 from vidssl.augment.recognition import RecognitionConfig, side_crops
 from vidssl.features import Bank, BankIdentity, BankRows, BankWriter
 from vidssl.features.operators import BankWindow
+from vidssl.jobs import _training as training
 from vidssl.jobs import recognise
 from vidssl.jobs._classifier import load_classifier
+from vidssl.jobs.index import open_index
 from vidssl.recipe import Extract, Recognition, find, load
 from vidssl.recognition import scores
+from vidssl.sources import read
 from vidssl.train.folder import read_log
 from vidssl.train.optim import schedule as rates
 from vidssl.video.reader import open_reader
@@ -147,13 +150,11 @@ def test_the_window_is_centred_on_each_clip(
 ) -> None:
     plan = load(Recognition, recipe, ["sampling.clips=2", "head.operator={name: fbo_avg, "
         "window: {before_s: 1, after_s: 2, per_step: 1}}"])  # fmt: skip
-    listing = recognise.read(str(moments))
-    data = recognise._data(
-        plan, listing, recognise.open_index(str(moments), tmp_path / "i.parquet")
-    )
+    listing = read(str(moments))
+    data = recognise._data(plan, listing, open_index(str(moments), tmp_path / "i.parquet"))
     reader = Bank.open(bank)
     module = recognise._initial(plan, "random", data.learnt, reader)
-    trainer = recognise.training.trainer(module, plan, len(data.learnt))
+    trainer = training.trainer(module, plan, len(data.learnt))
     clips = recognise._clips(plan, data)
     samples = [clips[position] for position in range(4)]
     batch = recognise._preparation(plan, trainer, reader)(samples, 0)
@@ -206,8 +207,8 @@ def test_a_bank_of_clips_is_made_and_read(
         *("--videos", playground / "videos", "--out", tmp_path / "bank"),
     )
     assert made.exit_code == 0, made.output
-    read = cli(*command, "--bank", tmp_path / "bank", "--out", tmp_path / "second")
-    assert read.exit_code == 0, read.output
+    second = cli(*command, "--bank", tmp_path / "bank", "--out", tmp_path / "second")
+    assert second.exit_code == 0, second.output
 
 
 # --- its test

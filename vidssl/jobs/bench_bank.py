@@ -83,10 +83,8 @@ def run(
         }
         times_s = in_turn(sides, rounds, progress)
     clips = sum(len(plan.moments) for plan in plans)
-    measured = compared(
-        *("windows of an extraction, shared against one by one", times_s),
-        *("shared", "one by one", "every frame once", clips),
-    )
+    name = "windows of an extraction, shared against one by one"
+    measured = compared(name, times_s, "shared", "one by one", "every frame once", clips)
     measurements = [replace(measured, unit="clips/s")]
     return BankBench(source or "rendered", clips, rounds, measurements, serving)
 
