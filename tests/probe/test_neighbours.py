@@ -1,5 +1,7 @@
 """Neighbours, votes and retrieval against slow references and scikit-learn, ties included."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -229,3 +231,14 @@ def test_wrong_calls_are_refused() -> None:
         recalls(np.zeros(0, np.int64))
     with pytest.raises(ValueError, match="groups of shapes"):
         nearest(good, good[:1], 1, leave_out=LeaveOut.itself(3))
+
+
+def test_memory_does_not_grow_with_what_is_compared() -> None:
+    rng = np.random.default_rng(8)
+    train, test = (rng.normal(size=(n, 32)).astype(np.float16) for n in (24_000, 3_000))
+    tracemalloc.start()
+    nearest(train, test, 20)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # All similarities would be 288 MB; a chunk of 1024 by 4096 is 17 MB, held about three times.
+    assert peak < 80e6
