@@ -225,6 +225,26 @@ def test_of_several_sources_scores_name_theirs_and_of_many_videos_some_are_on_th
     assert 2 <= len(found["neighbours"]) <= 2 + len(found["mistakes"])
 
 
+def test_videos_of_several_classes_have_a_map_and_no_mistakes(
+    encoder: Path, videos: Path, tmp_path: Path
+) -> None:
+    lines = ["id,actions"]
+    (tmp_path / "videos").mkdir()
+    told = {"<": "c000 0 1;c001 0 2", "l": "c001 0 1", "r": ""}
+    for number, path in enumerate(sorted(videos.rglob('*".mp4'))):
+        shutil.copy(path, tmp_path / "videos" / f"v{number}.mp4")
+        lines.append(f"v{number},{told[path.name[0]]}")
+    (tmp_path / "videos" / "Charades_v1_train.csv").write_text("\n".join(lines) + "\n")
+    asked = replace(request(encoder, videos), cache=tmp_path / "cache")
+    run(Request(encoder, (f"charades:{tmp_path / 'videos'}",), (), tmp_path / "c", probing=asked))
+    found = card(tmp_path / "c")
+    assert [score["key"] for score in found["scores"]] == ["knn.mean_ap", "linear.mean_ap"]
+    assert found["scores"][0]["expected"] == 15
+    assert (found["confusion"], found["mistakes"]) == (None, [])
+    assert len(found["map"]["PCA"]) == len(found["neighbours"]) == 15
+    assert len(found["motion"]["variants"]) == 4
+
+
 def test_the_report_of_the_run_has_the_card_s_scores(made: Path, encoder: Path) -> None:
     report(encoder)
     text = (encoder / "report.html").read_text(encoding="utf-8")

@@ -58,16 +58,16 @@ class Gathered:
         place = int(self.result.test_rows[row])
         video = self.result.videos[place]
         label = video.labels[0] if len(video.labels) == 1 else UNKNOWN
-        if self.probe is None:
+        if self.probe is None or self.result.several_classes:
             return CardVideo(video.id, label)
         predicted = self.result.predictions[self.probe][place]
         chances_K = self.result.probabilities[self.probe][place]
         return CardVideo(
             video.id,
             label,
-            predicted if label != UNKNOWN else UNKNOWN,
+            predicted,
             None if predicted == UNKNOWN else float(chances_K[predicted]),
-            None if label == UNKNOWN else float(chances_K[label]),
+            float(chances_K[label]),
         )
 
     def _mistakes(self) -> list[int]:
