@@ -224,7 +224,7 @@ def test_the_report_of_a_run_fits_a_phone_and_follows_the_switch(
     write(tmp_path / "report.html", Page("run", [Section("Curves", [plot])]))
     browser.window(390, 844, phone=True, dark=True)
     browser.open((tmp_path / "report.html").as_uri())
-    flip = "getComputedStyle(document.querySelector('.plot')).filter"
+    flip = "getComputedStyle(document.querySelector('.plot img')).filter"
     assert "invert" in browser.ask(flip)
     browser.ask("document.getElementById('other').click(), 1")
     assert browser.ask(flip) == "none"

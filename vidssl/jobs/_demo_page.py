@@ -109,6 +109,7 @@ def _scores(labels: LabelMap, scores: Scores) -> Section:
                 figures.average_precision_bars(labels.names, scores.ap, scores.groups),
                 "average precision of each class",
                 "On the validation videos, with detected people",
+                plot=True,
             ),
             Table(["mean of", *scores.means], rows),
             Text(
@@ -124,7 +125,8 @@ def _scores(labels: LabelMap, scores: Scores) -> Section:
 
 
 def _curves(run: Path, names: Sequence[str], title: str) -> Figure:
-    return Figure(figures.curves(read_log(run), names), f"{title}: curves over its steps", title)
+    drawn = figures.curves(read_log(run), names)
+    return Figure(drawn, f"{title}: curves over its steps", title, plot=True)
 
 
 def _keyframes(out: Path, labels: LabelMap) -> Figure:
