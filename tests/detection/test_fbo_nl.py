@@ -281,6 +281,16 @@ def test_likeness_starts_with_the_cosine_of_both_sides_relative_to_the_window() 
         assert found[box][mask[box]].numpy() == pytest.approx(12 * cosine, abs=1e-4)
 
 
+def test_with_likeness_and_room_time_bears_on_no_score_at_first() -> None:
+    torch.manual_seed(0)
+    config = Config(width=14, layers=1, masked=True, time_encoding=True, likeness=12)
+    operator = config.build(5, 5)  # 5 numbers of looks and 9 of time: just room enough
+    assert operator.time is not None
+    time = operator.time.weight / (3 / 8 * math.sqrt(5))
+    together = torch.cat([operator.memory.weight, time], dim=1)
+    torch.testing.assert_close(together.T @ together, torch.eye(14), rtol=0, atol=1e-5)
+
+
 def test_likeness_sees_neither_what_all_rows_share_nor_the_scale_of_a_feature() -> None:
     torch.manual_seed(0)
     operator = awake(alike_config(), short=5)

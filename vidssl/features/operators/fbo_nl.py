@@ -27,6 +27,8 @@ from vidssl.features.operators import BankOperator, OperatorConfig
 PERIODS_S = (6.0, 20.0, 60.0)
 TIME_FEATURES = 3 + 2 * len(PERIODS_S)
 LEAST_VARIANCE = 1e-8
+TIME_SHARE = 3 / 8
+"""Of a look's length, what each time feature gets beside it: neither drowns the other."""
 
 
 class Config(OperatorConfig):
@@ -46,8 +48,9 @@ class Config(OperatorConfig):
     """The score before the softmax with which the first layer starts for a row exactly like the
     box, 0 for one that has nothing to do with it; about 12 finds who was there before. The bank
     must hold the box's own kind of feature. Both sides are then told by how they differ from the
-    window's mean row, in its deviations, at one length, through one projection. Null starts as the
-    paper does, and has to find out by training what is alike. Not in the paper."""
+    window's mean row, in its deviations, at one length, through one projection; a ``width`` of at
+    least the bank's numbers and 9 keeps looks and time apart. Null starts as the paper does, and
+    has to find out by training what is alike. Not in the paper."""
     init_std: PositiveFloat = 0.01
 
     def build(self, short_dim: int, bank_dim: int) -> "FBONonLocal":
@@ -105,16 +108,25 @@ class FBONonLocal(BankOperator):
     def _start_alike(self, likeness: float, bank_dim: int, width: int) -> None:
         """Make the first layer's scores ``likeness`` times the cosine of the two sides.
 
-        A projection to fewer numbers than the rows have keeps that in the mean only.
+        With room for both, time gets directions of its own: it bears on no score yet, and what the
+        attended rows say of time can be told from how they look. In less room the two overlap, and
+        a projection to fewer numbers than rows have keeps the cosine in the mean only.
         """
-        nn.init.orthogonal_(self.memory.weight)
+        times = TIME_FEATURES if self.time is not None else 0
+        if bank_dim + times <= width:
+            together = nn.init.orthogonal_(torch.empty(width, bank_dim + times))
+            self.memory.weight.copy_(together[:, :bank_dim])
+            of_time = together[:, bank_dim:]
+        else:
+            nn.init.orthogonal_(self.memory.weight)
+            of_time = nn.init.orthogonal_(torch.empty(width, times))
+        if self.time is not None:
+            self.time.weight.copy_(of_time * TIME_SHARE * math.sqrt(min(bank_dim, width)))
         first = cast(Layer, self.layers[0])
         # Sides of length sqrt(F) have a product of F; the attention divides by sqrt(D).
         each = math.sqrt(likeness * math.sqrt(width) / min(bank_dim, width))
         for side in (first.theta, first.phi):
             side.weight.copy_(torch.eye(width) * each)
-        if self.time is not None:  # as large as what it is added to, or it is not heard
-            nn.init.uniform_(self.time.weight, -1, 1)
 
 
 class Layer(nn.Module):
