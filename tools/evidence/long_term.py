@@ -55,12 +55,13 @@ VIDEOS, SECONDS, SEED = 48, 120, 7
 FIRST_S, LAST_S = 30, 90
 WINDOW = {"before_s": 30, "after_s": 30, "per_step": 3, "pick": "top"}
 NL = {"name": "fbo_nl", "width": 64, "masked": True, "time_encoding": True, "window": WINDOW}
+ALIKE = {"layers": 1, "width": 96, "likeness": 12, "init_std": 0.1}
 OPERATORS: dict[str, dict[str, object] | None] = {
     "none": None,
     "avg": {"name": "fbo_avg", "masked": True, "window": WINDOW},
     "max": {"name": "fbo_max", "masked": True, "window": WINDOW},
-    "nl": {**NL, "layers": 1, "likeness": 12, "init_std": 0.1},
-    "no features": {**NL, "layers": 1, "likeness": 12, "init_std": 0.1},
+    "nl": {**NL, **ALIKE},
+    "no features": {**NL, **ALIKE},
     "nl as published": {**NL, "layers": 2},
 }
 STEPS, BATCH, RATE, DECAY, DROPOUT, WARMUP = 600, 64, 0.002, 0.1, 0.3, 0.05
@@ -186,14 +187,18 @@ class Truth:
             for video, second, _, _ in moments
         ]
         mask = np.stack([window.mask for window in windows])
-        rows = np.stack([window.features for window in windows]).astype(np.float32)
-        rows = (rows - by[0]) / by[1] * mask[..., None]
+        # Absent rows take no part in any of these heads: only as many as some window needs stay.
+        order = np.argsort(~mask, axis=1, kind="stable")[:, : mask.sum(axis=1).max()]
+        mask = np.take_along_axis(mask, order, axis=1)
+        rows = np.stack([w.features[o] for w, o in zip(windows, order, strict=True)])
+        rows = (rows.astype(np.float32) - by[0]) / by[1] * mask[..., None]
+        offset_s = np.stack([w.offset_s[o] for w, o in zip(windows, order, strict=True)])
         return Part(
             torch.from_numpy(own),
             torch.from_numpy(np.stack([row for *_, row in moments]).astype(np.float32)),
             torch.from_numpy(rows),
             torch.from_numpy(mask),
-            torch.from_numpy(np.stack([window.offset_s for window in windows])),
+            torch.from_numpy(offset_s),
         )
 
     def _extracted(self, name: str, layer: str, run: Path, boxes: list[Path]) -> Bank:
