@@ -76,8 +76,9 @@ def main() -> None:
     parser.add_argument("--heads", nargs="*", default=list(OPERATORS), choices=list(OPERATORS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--layer", default="trunk.res2")
+    parser.add_argument("--playground-seed", type=int, default=SEED)
     asked = parser.parse_args()
-    truth = Truth(asked.out)
+    truth = Truth(asked.out, asked.playground_seed)
     for seed in asked.seeds:
         for given in asked.encoder or ["random"]:
             name, _, runs = given.partition("=")
@@ -111,11 +112,11 @@ class Part:
 class Truth:
     """The playground, its key frames that timing does not give away, and what is known of them."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, seed: int = SEED) -> None:
         """Render what is missing."""
         self.out, self.data, self.index = out, out / "playground", out / "index.parquet"
         (out / "scores").mkdir(parents=True, exist_ok=True)
-        words = ("--videos", VIDEOS, "--seconds", SECONDS, "--seed", SEED)
+        words = ("--videos", VIDEOS, "--seconds", SECONDS, "--seed", seed)
         vidssl("playground", "--out", self.data, *words)
         if not self.index.exists():
             vidssl("index", self.data / "videos", "--out", self.index)
