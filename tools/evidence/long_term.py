@@ -19,6 +19,7 @@ and sample deviation over seeds of:
 - emptied: nl, tested with a bank of zeros, who was there when kept;
 - no features: nl, trained and tested so;
 - nl as published: with the time encoding, without ``likeness``;
+- alike: no training; the greatest cosine, relative to the window, to a row of the right distance;
 - clock: each label's share of the training boxes within two seconds of the same second.
 """
 
@@ -45,6 +46,7 @@ from vidssl.ava.mean_ap import mean_ap
 from vidssl.detection.detector import detection_loss
 from vidssl.features import Bank
 from vidssl.features.operators import BankOperator, OperatorConfig
+from vidssl.features.operators.fbo_nl import relative
 from vidssl.section import choose
 from vidssl.train.weights import save_weights
 
@@ -53,6 +55,7 @@ Score = dict[int, float]
 
 VIDEOS, SECONDS, SEED = 48, 120, 7
 FIRST_S, LAST_S = 30, 90
+NEAREST_S, FARTHEST_S = 8, 24
 WINDOW = {"before_s": 30, "after_s": 30, "per_step": 3, "pick": "top"}
 NL = {"name": "fbo_nl", "width": 64, "masked": True, "time_encoding": True, "window": WINDOW}
 ALIKE = {"layers": 1, "width": 96, "likeness": 12, "init_std": 0.1}
@@ -64,6 +67,7 @@ OPERATORS: dict[str, dict[str, object] | None] = {
     "no features": {**NL, **ALIKE},
     "nl as published": {**NL, "layers": 2},
 }
+HEADS = [*OPERATORS, "alike"]
 STEPS, BATCH, RATE, DECAY, DROPOUT, WARMUP = 600, 64, 0.002, 0.1, 0.3, 0.05
 GROUPS = {"movement": (1, 2, 3, 4), "interaction": (5, 6, 7), "returned": (8,), "again": (9,)}
 
@@ -73,9 +77,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--encoder", action="append", default=[], metavar="NAME=RUN[,RUN...]")
-    parser.add_argument("--heads", nargs="*", default=list(OPERATORS), choices=list(OPERATORS))
+    parser.add_argument("--heads", nargs="*", default=HEADS, choices=HEADS)
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--layer", default="trunk.res2")
+    parser.add_argument("--pooling", choices=["mean", "max"], default="mean")
     parser.add_argument("--playground-seed", type=int, default=SEED)
     asked = parser.parse_args()
     truth = Truth(asked.out, asked.playground_seed)
@@ -84,11 +89,12 @@ def main() -> None:
             name, _, runs = given.partition("=")
             run = Path(runs.split(",")[seed % len(runs.split(","))]) if runs else None
             label = f"{name}@{asked.layer.rpartition('.')[2]}"
+            label += "-max" if asked.pooling == "max" else ""
             parts: dict[str, Part] = {}
             for head in asked.heads:
                 found = asked.out / "scores" / f"{label}--{head}--{seed}.json"
                 if not found.exists():
-                    parts = parts or truth.parts(label, asked.layer, run, seed)
+                    parts = parts or truth.parts(label, asked, run, seed)
                     scores = judged(truth, parts, head, seed)
                     found.write_text(json.dumps(scores, indent=1) + "\n")
                 (asked.out / "table.txt").write_text(table(asked.out))
@@ -149,15 +155,17 @@ class Truth:
         )
         return path
 
-    def parts(self, label: str, layer: str, run: Path | None, seed: int) -> dict[str, Part]:
+    def parts(
+        self, label: str, asked: argparse.Namespace, run: Path | None, seed: int
+    ) -> dict[str, Part]:
         """Return what an encoder's features make of both splits, standardised by the training."""
         found = [self.data / f"{split}_person_detections.csv" for split in ("train", "val")]
         if run is None:
             run = self.out / f"random-{seed}"
             save_weights(run, "encoder", fresh(seed), {"backbone": BACKBONE})
         of = f"{label}-{run.name}"
-        bank = self._extracted(f"bank-{of}", layer, run, found)
-        own = self._extracted(f"own-{of}", layer, run, [self.boxes()])
+        bank = self._extracted(f"bank-{of}", asked, run, found)
+        own = self._extracted(f"own-{of}", asked, run, [self.boxes()])
         features = {}
         for rows, values in own.shards():
             told = rows.to_pydict()
@@ -202,18 +210,21 @@ class Truth:
             torch.from_numpy(offset_s),
         )
 
-    def _extracted(self, name: str, layer: str, run: Path, boxes: list[Path]) -> Bank:
+    def _extracted(
+        self, name: str, asked: argparse.Namespace, run: Path, boxes: list[Path]
+    ) -> Bank:
         recipe = self.out / f"{name}.yaml"
         backbone = json.loads((run / "encoder.json").read_text())["backbone"]
         recipe.write_text(
-            f"task: extract\nbackbone: {json.dumps(backbone)}\nlayers: [{layer}]\npooling: mean\n"
-            f"short_side_px: {SIDE}\nmin_score: 0.5\nbatch: 16\nloader: {{workers: 0}}\n"
+            f"task: extract\nbackbone: {json.dumps(backbone)}\nlayers: [{asked.layer}]\n"
+            f"pooling: {asked.pooling}\nshort_side_px: {SIDE}\nmin_score: 0.5\nbatch: 16\n"
+            "loader: {workers: 0}\n"
         )
-        asked = [word for path in boxes for word in ("--boxes", path)]
+        people = [word for path in boxes for word in ("--boxes", path)]
         folder = self.out / name
         vidssl(
             *("extract-features", recipe, "--encoder", run, "--videos", self.index),
-            *(*asked, "--out", folder),
+            *(*people, "--out", folder),
         )
         return Bank.open(folder)
 
@@ -276,6 +287,8 @@ class Head(nn.Module):
 
 def judged(truth: Truth, parts: Mapping[str, Part], name: str, seed: int) -> dict[str, Score]:
     """Train a head; return its AP by label, of nl with an emptied bank, too."""
+    if name == "alike":
+        return {name: alike(truth, parts["val"])}
     blind = name == "no features"
     head = trained(parts["train"], name, seed, emptied=blind)
     found = {name: truth.average_precision(predicted(head, parts["val"], emptied=blind))}
@@ -283,6 +296,18 @@ def judged(truth: Truth, parts: Mapping[str, Part], name: str, seed: int) -> dic
         scores = predicted(head, parts["val"], emptied=True)
         found["emptied"] = truth.average_precision(scores)
     return {**found, "clock": truth.clock_ap} if name == "none" else found
+
+
+def alike(truth: Truth, part: Part) -> Score:
+    """Return the AP of both labels of memory by likeness to a row 8 to 24 s before, or after."""
+    own, rows = relative(part.own, part.rows, part.mask)
+    cosine_NQ = torch.einsum("nf,nqf->nq", own, rows) / own.shape[1]
+    scores = np.zeros(part.labels.shape)
+    for label, away_NQ in ((8, -part.offset_s), (9, part.offset_s)):
+        far_NQ = (away_NQ >= NEAREST_S) & (away_NQ <= FARTHEST_S) & part.mask
+        scores[:, label - 1] = cosine_NQ.masked_fill(~far_NQ, -1).amax(dim=1).numpy()
+    found = truth.average_precision(scores)
+    return {label: found[label] for label in (8, 9)}
 
 
 def trained(part: Part, name: str, seed: int, *, emptied: bool) -> Head:
@@ -329,6 +354,9 @@ def table(out: Path) -> str:
     for (encoder, name), scores in found.items():
         cells = []
         for ids in groups.values():
+            if not set(ids) <= scores[0].keys():
+                cells.append("")
+                continue
             values = [statistics.mean(score[label] for label in ids) for score in scores]
             spread = statistics.stdev(values) if len(values) > 1 else math.nan
             cells.append(f"{statistics.mean(values):.3f} +- {spread:.3f}")
