@@ -46,7 +46,7 @@ def pca(
 
 
 def t_sne(features_NF: NDArray[np.floating], *, seed: int = SEED) -> NDArray[np.float64] | None:
-    """Return t-SNE in the plane ``(N, 2)``; None of fewer than ``LEAST`` videos or two numbers each,
+    """Return t-SNE in the plane ``(N, 2)``; None of fewer than ``LEAST`` videos or two numbers,
     or of equal features.
 
     The perplexity is 30, or less where a third of the videos is less.
