@@ -23,7 +23,7 @@ check: $(STAMP)
 	$(BIN)/mypy vidssl cli tests
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -32,6 +32,13 @@ def detecting(weights: Path, index: Path) -> list[object]:
     ]
 
 
+@pytest.fixture
+def detecting_when_told(detecting: list[object]) -> list[object]:
+    """The same without a distance of key frames, for a csv of them."""
+    every = detecting.index("--every")
+    return [*detecting[:every], *detecting[every + 2 :]]
+
+
 def test_a_detector_writes_the_published_form(
     cli: Cli, detecting: list[object], tmp_path: Path
 ) -> None:
@@ -53,15 +60,15 @@ def test_a_detector_writes_the_published_form(
 
 
 def test_key_frames_come_from_a_csv_and_their_clock(
-    cli: Cli, detecting: list[object], playground: Path, tmp_path: Path
+    cli: Cli, detecting_when_told: list[object], playground: Path, tmp_path: Path
 ) -> None:
     times = tmp_path / "times.csv"
     times.write_text("train_000,0902\ntrain_000,0905\nval_000,0904\n")
-    arguments = [*detecting, "--times", times, "--time-origin", "900"]
+    arguments = [*detecting_when_told, "--times", times, "--time-origin", "900"]
     result = cli(*arguments, "--out", tmp_path / "late.csv")
     assert result.exit_code == 0, result.output
     times.write_text("train_000,0002\ntrain_000,0005\nval_000,0004\n")
-    result = cli(*detecting, "--times", times, "--out", tmp_path / "early.csv")
+    result = cli(*detecting_when_told, "--times", times, "--out", tmp_path / "early.csv")
     assert result.exit_code == 0, result.output
     early, late = ((tmp_path / f"{name}.csv").read_text() for name in ("early", "late"))
     assert late.replace(",09", ",00") == early
@@ -107,10 +114,10 @@ def test_a_run_with_other_settings_does_not_go_on(
 
 
 def test_wrong_weights_times_and_videos_leave_nothing_behind(
-    refused: Refused, detecting: list[object], index: Path
+    refused: Refused, detecting: list[object], detecting_when_told: list[object]
 ) -> None:
     def asked(**changes: object) -> str:
-        arguments = list(detecting)
+        arguments = list(detecting_when_told if "times" in changes else detecting)
         for option, value in changes.items():
             name = f"--{option.replace('_', '-')}"
             if name in arguments:
@@ -204,12 +211,17 @@ def test_tracking_refuses_what_is_no_boxes_and_what_keeps_none(
 
 
 def test_a_broken_video_is_told_of_and_counted(
-    cli: Cli, detecting: list[object], playground_copy: Path, tmp_path: Path
+    cli: Cli,
+    detecting: list[object],
+    detecting_when_told: list[object],
+    playground_copy: Path,
+    tmp_path: Path,
 ) -> None:
     videos = playground_copy / "videos"
     broken, gone = sorted(videos.iterdir())[:2]
     broken.write_bytes(broken.read_bytes()[:200])
-    detecting[detecting.index("--videos") + 1] = videos
+    for arguments in (detecting, detecting_when_told):
+        arguments[arguments.index("--videos") + 1] = videos
     result = cli(*detecting, "--out", tmp_path / "every.csv")
     assert result.exit_code == 0, result.output
     assert f"failed: {broken.stem}: " in result.stdout
@@ -220,13 +232,13 @@ def test_a_broken_video_is_told_of_and_counted(
     times = tmp_path / "times.csv"
     kept = sorted(videos.iterdir())[-1].stem
     times.write_text(f"{broken.stem},0002\n{kept},0002\n{kept},0004\n{gone.stem},0002\n")
-    result = cli(*detecting, "--times", times, "--out", tmp_path / "some.csv")
+    result = cli(*detecting_when_told, "--times", times, "--out", tmp_path / "some.csv")
     assert result.exit_code == 3, result.output
     assert "not readable: 2" in result.stdout
     assert "2 of 4 key frames failed, more than 1.00%" in result.stderr
     assert f"failed: {gone.stem}: no such video" in result.stdout
     options = ["--max-failed", 0.5, "--out", tmp_path / "allowed.csv"]
-    assert cli(*detecting, "--times", times, *options).exit_code == 0
+    assert cli(*detecting_when_told, "--times", times, *options).exit_code == 0
 
 
 def test_decoding_beside_gives_the_same_boxes(
