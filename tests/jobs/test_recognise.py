@@ -15,7 +15,7 @@ import yaml
 from typer.testing import Result
 
 from vidssl.data.labelled import LabelledSample
-from vidssl.errors import Interrupted
+from vidssl.errors import Interrupted, SourceError
 from vidssl.jobs import _training as training
 from vidssl.jobs import recognise as job
 from vidssl.jobs._classifier import load_classifier
@@ -433,7 +433,11 @@ def test_splits_are_those_of_the_lists(recipe: Path, playground: Path, tmp_path:
     (lists / "trainlist01.txt").write_text("Bow/v_Bow_g08_c01.avi 1\nDig/v_Dig_g08_c01.avi 2\n")
     (lists / "testlist01.txt").write_text("Bow/v_Bow_g01_c01.avi\nDig/v_Dig_g01_c01.avi\n")
     plan = plan_of(recipe, "optim.steps=1")
-    source = f"ucf101:{tmp_path / 'ucf'},split=1,part=train"
+    both = f"ucf101:{tmp_path / 'ucf'},split=1"
+    with pytest.raises(SourceError, match=r"test, train.*trained on as one.*option part=train"):
+        job.run(plan, "random", both, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    source = f"{both},part=train"
     result = job.run(plan, "random", source, tmp_path / "run")
     assert (result.samples, result.classes, result.videos_missing) == (2, 2, 0)
     card = json.loads((tmp_path / "run" / "classifier.json").read_text())

@@ -96,7 +96,7 @@ def expected_of(source: str) -> Tested:
     listing = read(source)
     if listing.source == "folder":
         listing = _class_folders(source, listing)
-    _require_one_split(listing)
+    require_one_split(listing)
     has_many = listing.source == "charades"
     items = _videos(listing) if has_many else _entries(listing)
     notes = []
@@ -144,15 +144,22 @@ def _class_folders(source: str, listing: Listing) -> Listing:
     return found if found.classes else listing
 
 
-def _require_one_split(listing: Listing) -> None:
+def require_one_split(listing: Listing, done: str = "scored", part: str = "") -> None:
+    """Refuse a list of several parts, which would all be ``done``; ``part`` is what is wanted.
+
+    Raises:
+        SourceError: if rows of the list are of several parts.
+    """
     if "split" not in listing.entries.column_names:
         return
     names = sorted({str(name) for name in listing.entries["split"].to_pylist()})
     if len(names) > 1:
-        option = "part=test" if listing.source in SPLIT_IN_PARTS else f"split={names[-1]}"
+        in_parts = listing.source in SPLIT_IN_PARTS
+        usual = part if part in names else "test" if in_parts else names[-1]
+        option = f"{'part' if in_parts else 'split'}={usual}"
         raise SourceError(
             f"{listing.source}: the list holds several parts ({', '.join(names[:SHOWN])}), which "
-            f"would be scored as one; name one of them, as with the option {option}"
+            f"would be {done} as one; name one of them, as with the option {option}"
         )
 
 

@@ -38,6 +38,7 @@ from vidssl.jobs import report
 from vidssl.jobs._banks import bank_for, facts_of, require_videos, stacked, window_around
 from vidssl.jobs._classifier import load_classifier, save_classifier
 from vidssl.jobs._geometry import remark
+from vidssl.jobs._tested import require_one_split
 from vidssl.jobs.index import open_index
 from vidssl.nn.distributed import first_here, joined, rank
 from vidssl.progress import REMARK, Progress, silent
@@ -113,7 +114,8 @@ def run(
     shows the log there too.
 
     Raises:
-        SourceError: if there is no video, or none with a label of the kind asked for.
+        SourceError: if there is no video, none with a label of the kind asked for, or the list has
+            the test part of a set too.
         CheckpointError: if the encoder is absent, damaged or does not fit the recipe.
         BankError: if the recipe's operator has no bank, the bank no operator, or it lacks videos.
         OutputError: if ``out`` belongs to another run.
@@ -122,8 +124,7 @@ def run(
     started = time.monotonic()
     board = Board(out) if tensorboard else None
     preload(["vidssl.data.labelled"])
-    listing = read(videos)
-    classes = require_labels(listing, plan.head.target, one_class=_one_class(plan))
+    listing, classes = _source(plan, videos)
     reader = bank_for(plan.head.operator, bank, WHO)
     origin = _origin(plan, encoder, classes)
     identity = _identity(plan, encoder, origin, videos, reader)
@@ -208,8 +209,7 @@ def prove(
         CheckpointError: if there is no checkpoint with steps after it.
     """
     preload(["vidssl.data.labelled"])
-    listing = read(videos)
-    classes = require_labels(listing, plan.head.target, one_class=_one_class(plan))
+    listing, classes = _source(plan, videos)
     reader = bank_for(plan.head.operator, bank, WHO)
     identity = _identity(plan, encoder, _origin(plan, encoder, classes), videos, reader)
     claim(out, identity, training.terms(Recognition))
@@ -243,8 +243,7 @@ def forecast(
     Raises:
         VidsslError: as :func:`run` does.
     """
-    listing = read(videos)
-    classes = require_labels(listing, plan.head.target, one_class=_one_class(plan))
+    listing, classes = _source(plan, videos)
     reader = bank_for(plan.head.operator, bank, WHO)
     _origin(plan, encoder, classes)
     every = listing.videos
@@ -288,6 +287,17 @@ class _Data:
     def fingerprint(self) -> str:
         """A short hash of all that is learnt from."""
         return self.learnt.fingerprint(self.index)
+
+
+def _source(plan: Recognition, videos: str) -> tuple[Listing, tuple[str, ...]]:
+    """Return the list of a source and its classes, before its videos are looked at.
+
+    Raises:
+        SourceError: if nothing can be learnt from it, or it holds videos to test on as well.
+    """
+    listing = read(videos)
+    require_one_split(listing, "trained on", "train")
+    return listing, require_labels(listing, plan.head.target, one_class=_one_class(plan))
 
 
 def _examples(plan: Recognition, listing: Listing, index: ClipIndex) -> Examples:
