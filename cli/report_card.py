@@ -87,7 +87,10 @@ def report_card(
         int | None, typer.Option(min=0, help="Processes that decode; as many as cores.")
     ] = None,
     max_failed: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of videos that may fail; more exits with 3.")
+        float,
+        typer.Option(
+            min=0, max=1, help="Share of videos or key frames that may fail; else exits with 3."
+        ),
     ] = 0.01,
     json_to: _common.JsonTo = None,
 ) -> None:
@@ -130,8 +133,9 @@ def report_card(
             _common.write_json(job.plain(result), json_to)
     if json_to != "-":
         _show(result)
-    if result.failed > max_failed * result.expected:
-        _common.too_many_failed(result.failed, result.expected, "videos", max_failed)
+    for failed, expected, what in result.counts:
+        if failed > max_failed * expected:
+            _common.too_many_failed(failed, expected, what, max_failed)
 
 
 def _show(result: "CardResult") -> None:

@@ -193,8 +193,9 @@ def test_with_videos_to_test_on_the_neighbours_are_training_videos(
     cli: Cli, encoder: Path, videos: Path, tests: Path, tmp_path: Path
 ) -> None:
     command = ["report-card", encoder, "--on", videos, "--test", tests, *QUICK, "--no-motion"]
-    told = cli(*command, "--out", tmp_path / "card", "--max-failed", 0)
-    assert told.exit_code == 0, told.output  # the broken one is no test video
+    told = cli(*command, "--out", tmp_path / "card")
+    assert told.exit_code == 3, told.output  # the broken one is no test video, but to be learnt of
+    assert "1 of 16 training videos failed" in told.stderr
     found = card(tmp_path / "card")
     assert found["scores"][0]["expected"] == 6
     assert len(found["map"]["videos"]) == 6
@@ -215,12 +216,16 @@ def test_of_several_sources_scores_name_theirs_and_of_many_videos_some_are_on_th
     out = tmp_path / "card"
     result = run(Request(encoder, (str(videos), str(tests)), (), out, motion=False, probing=asked))
     assert (result.expected, result.failed) == (22, 1)
+    assert result.counts == ((1, 22, "videos"), (0, 0, "training videos"))
     titles = [score.title for score in result.scores]
     assert titles == [f"kNN accuracy on {folder}" for folder in (videos, tests)]
     assert len({score.fingerprint for score in result.scores}) == 2
     found = card(out)
     assert len(found["map"]["videos"]) == 6
     assert "6 of the 15 videos." in shown(out)
+    for folder, count in ((videos, 16), (tests, 6)):
+        told = found["facts"][f"training videos, scores on {folder}"]
+        assert f"15 of {count}" in told or f"{count} of {count}" in told
     assert np.sum(found["confusion"]) == 15
     assert 2 <= len(found["neighbours"]) <= 2 + len(found["mistakes"])
 
@@ -341,6 +346,18 @@ def test_what_makes_no_sense_is_refused_before_any_work(
     assert message in re.sub(
         r"\s+", " ", refused("report-card", encoder, "--on", videos, "--out", "out", *options)
     )
+
+
+def test_a_mistake_in_a_file_of_boxes_is_told_of_before_any_video_is_looked_at(
+    refused: Refused, encoder: Path, task: BoxTask, videos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "train.csv").write_text("not,what,was,meant\n")
+    boxes = ("--boxes-on", task.videos, "--boxes-train", tmp_path / "train.csv")
+    boxes += ("--boxes-test", task.test, "--boxes-labels", task.labels)
+    cache = ("--cache", tmp_path / "cache", "--out", tmp_path / "card")
+    message = refused("report-card", encoder, "--on", videos, *QUICK, *cache, *boxes)
+    assert "train.csv" in message
+    assert not (tmp_path / "cache").exists()
 
 
 def test_what_is_no_encoder_is_refused(refused: Refused, videos: Path) -> None:

@@ -51,6 +51,15 @@ class BoxTask:
     test: Path
     labels: Path
 
+    def read(self) -> tuple[LabelMap, Annotations, Annotations]:
+        """Return the label map, and who does what in the training and in the test videos.
+
+        Raises:
+            AnnotationError: if a file is wrong.
+        """
+        labels = read_labels(self.labels)
+        return labels, read_annotations(self.train, labels), read_annotations(self.test, labels)
+
 
 @dataclass(frozen=True)
 class _People:
@@ -81,8 +90,7 @@ def score_boxes(
         AnnotationError: if a file is wrong, or nothing is annotated.
         VidsslError: as :func:`vidssl.jobs.extract_features.run`.
     """
-    labels = read_labels(task.labels)
-    train, test = (read_annotations(path, labels) for path in (task.train, task.test))
+    labels, train, test = task.read()
     plan = Extract(
         task="extract",
         backbone=looked.backbone,

@@ -108,7 +108,11 @@ class Request:
 
 @dataclass(frozen=True)
 class CardResult:
-    """Where the card is, and what is in it; ``failed`` of ``expected`` test videos failed."""
+    """Where the card is, and what is in it; ``failed`` of ``expected`` test videos failed.
+
+    ``counts`` says of all that was to be read how many failed of how many, and what they are:
+    training videos and key frames too.
+    """
 
     page: Path
     json: Path
@@ -119,6 +123,7 @@ class CardResult:
     notes: tuple[str, ...]
     expected: int
     failed: int
+    counts: tuple[tuple[int, int, str], ...]
 
 
 def run(request: Request, *, progress: Progress = silent) -> CardResult:
@@ -140,6 +145,8 @@ def run(request: Request, *, progress: Progress = silent) -> CardResult:
     out = request.out or _beside(request.encoder, FOLDER)
     _require_card(out)
     rivals = [card_file.read_rival(path) for path in request.compare]
+    if request.boxes is not None:
+        request.boxes.read()  # a mistake in a file is told of before hours of work
     plans = _plans(request)
     results = [probe.run(plan, progress=progress) for plan in plans]
     if "chance" in request.baselines:
@@ -163,6 +170,7 @@ def run(request: Request, *, progress: Progress = silent) -> CardResult:
         notes=tuple(card.notes),
         expected=sum(result.expected for result in results),
         failed=sum(result.failed for result in results),
+        counts=_counts(card, results),
     )
 
 
@@ -211,7 +219,21 @@ def plain(result: CardResult) -> dict[str, Any]:
         "notes": list(result.notes),
         "expected": result.expected,
         "failed": result.failed,
+        "counts": [
+            {"what": what, "expected": expected, "failed": failed}
+            for failed, expected, what in result.counts
+        ],
     }
+
+
+def _counts(card: Card, results: Sequence[ProbeResult]) -> tuple[tuple[int, int, str], ...]:
+    """Return how many failed of how many, of what, for all that a score stands on."""
+    learnt = [result.train for result in results if result.test is not None]
+    return (
+        (sum(one.failed for one in results), sum(one.expected for one in results), "videos"),
+        (sum(s.failed for s in learnt), sum(s.expected for s in learnt), "training videos"),
+        *((s.failed, s.expected, s.unit) for s in card.scores if s.unit != "videos"),
+    )
 
 
 def _beside(encoder: Path, name: str) -> Path:
@@ -408,7 +430,7 @@ def _card(
     return Card(
         name=request.name or request.encoder.resolve().name,
         lead=_lead(looked, _names(plans, results)),
-        facts=_facts(request, looked, results),
+        facts=_facts(request, looked, plans, results),
         classes=first.classes,
         scores=_scores(plans, results),
         videos=gathered.videos,
@@ -474,15 +496,21 @@ def _lead(looked: encoders.Looked, names: Sequence[str]) -> str:
 
 
 def _facts(
-    request: Request, looked: encoders.Looked, results: Sequence[ProbeResult]
+    request: Request,
+    looked: encoders.Looked,
+    plans: Sequence[probe.Request],
+    results: Sequence[ProbeResult],
 ) -> list[tuple[str, str]]:
+    """Return what was looked at; of several sources each fact names its own."""
     facts = [
         ("encoder", str(request.encoder)),
         ("weights", looked.hash),
         ("made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())),
     ]
-    for result in results:
-        for title, side in (("training videos", result.train), ("test videos", result.test)):
+    for name, result in zip(_names(plans, results), results, strict=True):
+        of = f", scores on {name}" if len(results) > 1 else ""
+        for what, side in (("training", result.train), ("test", result.test)):
+            title = f"{what} videos{of}"
             if side is None:
                 facts.append((title, f"the same {result.expected}, each left out in its turn"))
                 continue
@@ -491,7 +519,7 @@ def _facts(
                 told += f"; {side.published['list']} has {side.published['videos']:,}"
             facts.append((title, told))
             if side.account:
-                facts.append(("account", side.account))
+                facts.append((f"{what} account{of}", side.account))
     return facts
 
 
