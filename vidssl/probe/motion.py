@@ -86,9 +86,10 @@ def needs_time(
     )
     unit_M = unit_M.reshape(-1)
     rng = np.random.default_rng(seed)
-    times_DU = np.zeros((0, len(units)), np.int64)
+    times_DU = np.zeros((0, len(units)))
     if len(units) > 1:
-        times_DU = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), size=draws)
+        even_U = np.full(len(units), 1 / len(units))
+        times_DU = rng.multinomial(len(units), even_U, size=draws).astype(np.float64)
 
     def of(chosen_M: NDArray[np.bool_]) -> Share:
         sums = [
@@ -98,7 +99,7 @@ def needs_time(
         value = float(_share(sums[0].sum(), sums[1].sum()))
         if not len(times_DU):
             return Share(value, np.nan, np.nan)
-        normal_D, static_D = (times_DU.astype(np.float64) @ one for one in sums)
+        normal_D, static_D = (times_DU @ one for one in sums)
         drawn_D = _share(normal_D, static_D)
         known_D = drawn_D[~np.isnan(drawn_D)]
         if not len(known_D):
