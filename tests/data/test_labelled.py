@@ -324,6 +324,18 @@ def test_a_clip_of_a_video_shows_the_rows_that_it_overlaps(index: ClipIndex) -> 
     assert seen == {(), (0,), (1,)}
 
 
+def test_a_clip_that_begins_anew_shows_what_all_its_frames_do(index: ClipIndex) -> None:
+    # Of 5 s, 60 frames of stride 3 are 5.9 s: the clip ends at 0.9 s, in its second round.
+    rows: list[Row] = [(4, [0], 0.0, 1.5), (4, [1], 3.5, 5.0)]
+    found = examples(listing(index, rows), index, samples="videos", one_class=False)
+    sampling = LabelledSampling(samples="videos", short_videos="loop")
+    samples = LabelledClips(found, index, frames=60, stride=3, seed=0, sampling=sampling)
+    plans = [samples.plan(position) for position in range(len(samples))]
+    (plan,) = [one for one in plans if one and one.location.endswith("video4.mp4")]
+    assert plan.clip.times_s[0, -1] == pytest.approx(0.9, abs=0.01)
+    assert plan.labels == ((0, 1),)
+
+
 def test_a_position_gives_the_same_clip_again_and_another_epoch_another(index: ClipIndex) -> None:
     samples = clips(index, whole(0, 1, 0, 1, 0), LabelledSampling())
     again = clips(index, whole(0, 1, 0, 1, 0), LabelledSampling())

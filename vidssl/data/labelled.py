@@ -501,7 +501,9 @@ class LabelledClips(Samples[LabelledPlan, LabelledSample]):
             refused = str(error)
         # The last moment of a video is no part of it.
         clips = [np.minimum(clip + start_s, last_s(duration_s)) for clip in clips]
-        labels = [self.examples.labels_between(number, clip[0], clip[-1]) for clip in clips]
+        # From its earliest frame to its latest: a clip that begins anew ends before it began.
+        spans = [(float(clip.min()), float(clip.max())) for clip in clips]
+        labels = [self.examples.labels_between(number, *span) for span in spans]
         clip = ClipPlan(location, np.stack(clips), int(rng.integers(2**62)), refused)
         return LabelledPlan(clip, tuple(labels))
 
