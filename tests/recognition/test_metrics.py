@@ -1,5 +1,7 @@
 """Top-k, class accuracy and average precision: by hand, and against slow or other references."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
@@ -145,6 +147,20 @@ def test_the_intervals_follow_a_slow_count_of_the_same_draws() -> None:
         assert interval is not None
         expected = np.quantile(values, [0.025, 0.975])
         assert [interval.low, interval.high] == pytest.approx(expected.tolist())
+
+
+def test_the_memory_of_an_interval_does_not_grow_with_the_classes() -> None:
+    rng = np.random.default_rng(2)
+    found = rng.random((600, 40)).astype(np.float32)
+    truth = rng.random((600, 40)) < 0.3
+    peaks = []
+    for classes in (4, 40):
+        tracemalloc.start()
+        scored = np.ones(600, np.bool_)
+        resampling.of_mean_precision(found[:, :classes], truth[:, :classes], scored)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
 
 
 def test_one_video_has_no_interval() -> None:

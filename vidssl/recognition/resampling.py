@@ -67,12 +67,12 @@ def of_mean_precision(
     classes = np.flatnonzero(truth_NK.any(axis=0)).tolist()
     if not classes:
         return None
-    ranked = [_Ranked.of(scores_NK[:, k], truth_NK[:, k], scored_N) for k in classes]
 
     def mean(counts_DN: Floats) -> Floats:
         known_D = np.zeros(len(counts_DN))
         sum_D = np.zeros(len(counts_DN))
-        for one in ranked:
+        for k in classes:  # made anew for each: all together outgrow the memory
+            one = _Ranked.of(scores_NK[:, k], truth_NK[:, k], scored_N)
             precision_D = one.precision(counts_DN)
             known_D += ~np.isnan(precision_D)
             sum_D += np.nan_to_num(precision_D)
