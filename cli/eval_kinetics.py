@@ -172,6 +172,22 @@ def eval_kinetics(
                 "--weights": weights,
                 "--bank": bank,
                 "--empty-bank": empty_bank,
+                "--out": out,
+                "--index": index,
+                "--retry": retry,
+                "--confusion": confusion,
+                "--views": views,
+                "--frames": frames,
+                "--stride": stride,
+                "--sampling": sampling,
+                "--indexing": indexing,
+                "--reach-end": reach_end,
+                "--short-side": short_side,
+                "--crop": crop,
+                "--train-crop": train_crop,
+                "--pooled": pooled,
+                "--activation": activation,
+                "--over-views": over_views,
             },
             both=verb is not None and noun is not None,
         )
@@ -225,9 +241,10 @@ def _require_one(asked: Mapping[str, object], more: Mapping[str, object], *, bot
         raise AnnotationError("--verb and --noun go together: the scores of both make actions")
     if given == ["checkpoint"] and more["--videos"] is None:
         raise AnnotationError("--checkpoint needs --videos to recognise")
+    of_scores = {"--weights", "--prior"}
     allowed = {
-        "checkpoint": {"--videos", "--bank", "--empty-bank"},
-        "scores": {"--videos", "--weights"},
+        "checkpoint": set(more) - of_scores,
+        "scores": {"--videos", "--weights", "--confusion"},
         "verb": {"--prior"},
     }
     idle = [name for name, value in more.items() if value and name not in allowed[given[0]]]

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -542,6 +543,36 @@ def test_failed_videos_are_read_again_if_that_is_asked_for(
     assert evaluate(source, *most)["failed"] == 1
     told = evaluate(source, *most, "--retry")
     assert (told["failed"], told["evaluated"], told["top1"]) == (0, 10, 1.0)
+
+
+def test_a_video_read_again_counts_whoever_failed_at_it_before(
+    network: Path, videos: Path, tmp_path: Path
+) -> None:
+    late = tmp_path / "late.mp4"
+    source = write_list(tmp_path / "list.csv", [(late, "dark"), *all_of(videos)])
+    how = job.Overrides(views="1x1", short_side_px=64, crop_px=64)
+    request = job.Request(network, str(source), how, tmp_path / "out", workers=0)
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "scoring videos":
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        job.run(request, progress=stop)
+    parts = tmp_path / "out" / ".parts"
+    (parts / "0000-000000.parquet").rename(parts / "0003-000000.parquet")  # of a fourth process
+    write_level(late, LEVELS["dark"])
+    result = job.run(replace(request, retry=True))
+    assert (result.failed, result.over_expected.top["1"]) == (0, 1.0)
+
+
+def test_options_of_a_test_are_refused_where_nothing_is_tested(
+    refused: Refused, tmp_path: Path
+) -> None:
+    said = refused("eval-kinetics", "--scores", tmp_path / "s", "--views", "1x1", "--pooled")
+    assert "--views, --pooled: of no use with --scores" in said
+    pair = ("--verb", tmp_path / "v", "--noun", tmp_path / "n")
+    assert "--confusion: of no use with --verb" in refused("eval-kinetics", *pair, "--confusion")
 
 
 def test_rows_that_share_a_name_are_told_apart_and_equal_ones_count_once(

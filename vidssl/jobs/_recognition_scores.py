@@ -208,7 +208,9 @@ def _rows_of(scores: Scores, retry: bool) -> dict[str, _Row]:
 def _rows_of_parts(work: Work, retry: bool) -> dict[str, _Row]:
     rows: dict[str, _Row] = {}
     for path in sorted((work.out / PARTS).glob("*.parquet")):
-        rows |= _rows_of(files.read(path), retry)
+        for one, row in _rows_of(files.read(path), retry).items():
+            if one not in rows or rows[one].reason:  # what was read stays, whoever failed at it
+                rows[one] = row
     return rows
 
 
