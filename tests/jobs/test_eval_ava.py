@@ -468,6 +468,26 @@ def test_a_bank_made_in_another_way_is_refused_with_what_differs(
     assert "min_score" not in told  # which rows there are may differ
 
 
+def test_a_bank_of_other_videos_is_refused(
+    cli: Cli,
+    tiny: dict[str, Path],
+    detector: Path,
+    bank_detector: Path,
+    index: Path,
+    playground: Path,
+    tmp_path: Path,
+    evaluate: Refused,
+) -> None:
+    result = cli(
+        *("extract-features", tiny["extract"], "--encoder", detector, "--videos", index),
+        *("--boxes", playground / "val_person_detections.csv", "--out", tmp_path / "other"),
+    )
+    assert result.exit_code == 0, result.output
+    told = evaluate(bank_detector, "--bank", tmp_path / "other")
+    assert f"{tmp_path / 'other'}: holds nothing of the" in told
+    assert "(train_000" in told
+
+
 def test_a_bank_is_given_exactly_if_the_head_reads_one(
     evaluate: Refused, detector: Path, bank_detector: Path, bank: Path
 ) -> None:

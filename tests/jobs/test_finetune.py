@@ -1,6 +1,7 @@
 """``vidssl finetune`` from the user's side: its files, and everything that does not fit."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -334,6 +335,24 @@ def test_an_operator_without_a_bank_is_refused(started: Refused, pretrained: Pat
 def test_a_folder_that_is_no_bank_is_refused(started: Refused, pretrained: Path) -> None:
     told = started(pretrained, "--bank", pretrained, recipe="detection_bank")
     assert f"{pretrained}: not a feature bank (it holds no bank.json)" in told
+
+
+def test_a_bank_of_other_videos_is_refused(
+    cli: Cli,
+    started: Refused,
+    tiny: dict[str, Path],
+    pretrained: Path,
+    playground: Path,
+    index: Path,
+) -> None:
+    result = cli(
+        *("extract-features", tiny["extract"], "--encoder", pretrained, "--videos", index),
+        *("--boxes", playground / "val_person_detections.csv", "--out", "of_val"),
+    )
+    assert result.exit_code == 0, result.output
+    told = started(pretrained, "--bank", "of_val", recipe="detection_bank")
+    assert re.search(r"of_val: holds nothing of the \d+ videos \(train_000", told), told
+    assert not Path("run").exists()
 
 
 def test_a_damaged_bank_is_refused(

@@ -230,6 +230,20 @@ def test_a_mistake_of_a_later_stage_is_told_of_first(refused_with: Refused, tmp_
     assert "random has nothing for init: detector or freeze: backbone to keep" in told
 
 
+def test_what_would_leave_the_second_training_nothing_to_read_is_told_of_first(
+    refused: Refused, refused_with: Refused, arguments: Arguments
+) -> None:
+    words = arguments("out")
+    words[words.index("--boxes") : words.index("--boxes") + 2] = []  # those of training
+    assert "nobody is in the 3 videos of" in refused(*words)
+    told = refused_with("--set", "extract.layers=[trunk.res9]")
+    assert "layers: the backbone has no 'trunk.res9'" in told
+    operator = "second.head.operator={name: fbo_nl, likeness: 12}"
+    told = refused_with("--set", operator, "--set", "extract.layers=[slow.stem]")
+    assert "operator.likeness compares a feature with the bank's rows" in told
+    assert not Path("out").exists()
+
+
 def test_videos_of_others_are_refused_without_a_trace(
     refused_with: Refused, playground_copy: Path, tmp_path: Path
 ) -> None:

@@ -352,8 +352,8 @@ def test_a_mistake_in_a_file_of_boxes_is_told_of_before_any_video_is_looked_at(
     refused: Refused, encoder: Path, task: BoxTask, videos: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "train.csv").write_text("not,what,was,meant\n")
-    boxes = ("--boxes-on", task.videos, "--boxes-train", tmp_path / "train.csv")
-    boxes += ("--boxes-test", task.test, "--boxes-labels", task.labels)
+    boxes = ["--boxes-on", task.videos, "--boxes-train", str(tmp_path / "train.csv")]
+    boxes += ["--boxes-test", str(task.test), "--boxes-labels", str(task.labels)]
     cache = ("--cache", tmp_path / "cache", "--out", tmp_path / "card")
     message = refused("report-card", encoder, "--on", videos, *QUICK, *cache, *boxes)
     assert "train.csv" in message

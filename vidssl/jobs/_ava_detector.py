@@ -60,7 +60,8 @@ def score_detector(truth: Truth, request: Request, progress: Progress = silent) 
     Raises:
         AnnotationError: if a file is wrong, or no video is there.
         CheckpointError: if the run holds no detector, or one for other classes.
-        BankError: if the bank is missing, not wanted, or was made by another encoder.
+        BankError: if the bank is missing, not wanted, of other videos, or was made by another
+            encoder.
         RecipeError: if the views make no sense.
     """
     assert request.run is not None
@@ -85,6 +86,7 @@ def score_detector(truth: Truth, request: Request, progress: Progress = silent) 
     if not people:
         raise AnnotationError(f"{request.boxes}: no box has a score of at least {threshold:g}")
     moments = _wanted(people, annotations, request.boxes)
+    shared.require_videos(bank, moments)
     unpeopled = _unpeopled(moments, annotations)
     everything = [*moments, *unpeopled]
     with tempfile.TemporaryDirectory() as scratch:

@@ -174,6 +174,22 @@ def load_detector(run: Path) -> Trained:
     return Trained(detector, plan, labels, encoder, card["hash"], made)
 
 
+def require_videos(bank: Bank | None, moments: Sequence[Moment]) -> None:
+    """Refuse a bank of other videos: all windows would be empty, and nothing would tell.
+
+    Some videos may be lacking, as those in which nobody was detected.
+
+    Raises:
+        BankError: if it has none of the videos.
+    """
+    names = sorted({moment.video for moment in moments})
+    if bank is not None and names and not any(map(bank.has, names)):
+        raise BankError(
+            f"{bank.folder}: holds nothing of the {len(names)} videos ({', '.join(names[:3])}, "
+            "...); extract a bank of them first (`vidssl extract-features`, with their boxes)"
+        )
+
+
 def made_by(bank: Bank) -> dict[str, Any]:
     """Return what decides a bank's rows, whichever the videos and boxes, by dotted key.
 

@@ -108,7 +108,8 @@ def run(
     Raises:
         AnnotationError: if a file of ``data`` is wrong.
         CheckpointError: if the encoder is absent, damaged or does not fit the recipe.
-        BankError: if the recipe's operator has no bank, or the bank no operator.
+        BankError: if the recipe's operator has no bank, or the bank no operator, or none of the
+            videos.
         OutputError: if ``out`` belongs to another run.
         Interrupted: on Ctrl-C, after a checkpoint; the same call goes on from it.
     """
@@ -118,6 +119,7 @@ def run(
     labels = read_labels(data.labels)
     moments = training_moments(data, labels, plan)
     bank = open_bank(plan, data.bank)
+    shared.require_videos(bank, moments)
     origin = None if encoder == shared.RANDOM else _card(Path(encoder), plan)
     identity = _identity(plan, encoder, origin, data, bank)
     terms = training.terms(Detection)
@@ -203,6 +205,7 @@ def prove(
     labels = read_labels(data.labels)
     moments = training_moments(data, labels, plan)
     bank = open_bank(plan, data.bank)
+    shared.require_videos(bank, moments)
     origin = None if encoder == shared.RANDOM else _card(Path(encoder), plan)
     claim(out, _identity(plan, encoder, origin, data, bank), training.terms(Detection))
     training.require_checkpoint(out)
@@ -232,6 +235,7 @@ def forecast(
     labels = read_labels(data.labels)
     moments = training_moments(data, labels, plan)
     bank = open_bank(plan, data.bank)
+    shared.require_videos(bank, moments)
     detector = initial_detector(plan, encoder, labels, bank)
     with tempfile.TemporaryDirectory() as scratch:
         every = scan_videos(data.videos)

@@ -8,13 +8,17 @@ own; ``stages.json`` keeps what came of each, by which it is known again.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vidssl.ava.labels import read_labels
+from vidssl.backbones._layers import Tapped
+from vidssl.data.keyframes import Moment
 from vidssl.errors import BankError, CheckpointError, VidsslError
 from vidssl.features import Bank
 from vidssl.files import write_text
@@ -226,9 +230,11 @@ def _is_whole(folder: Path) -> bool:
 def _require_sound(plan: LongTerm, encoder: str, data: LongTermData) -> None:
     """Refuse before anything is trained what a later stage would refuse after days."""
     labels = read_labels(data.labels)
-    extract_features.people_of(plan.extract, data.boxes)
+    people = extract_features.people_of(plan.extract, data.boxes)
     for part in (plan.first, plan.second):
-        finetune.training_moments(data.of_detector(Path(data.videos), None), labels, part)
+        trained = finetune.training_moments(data.of_detector(Path(data.videos), None), labels, part)
+        _require_people(people, trained, data)
+    _require_rows(plan)
     beginning = [plan.first, *([plan.second] if plan.second_begins == "encoder" else [])]
     for part in beginning:
         if encoder != shared.RANDOM:
@@ -241,6 +247,35 @@ def _require_sound(plan: LongTerm, encoder: str, data: LongTermData) -> None:
                 "--encoder random has nothing for init: detector or freeze: backbone to keep; "
                 "give a run"
             )
+
+
+def _require_people(
+    people: Sequence[Moment] | None, trained: Sequence[Moment], data: LongTermData
+) -> None:
+    """Refuse boxes of other videos than those that are trained on."""
+    names = {moment.video for moment in trained}
+    if people is not None and names.isdisjoint(moment.video for moment in people):
+        raise BankError(
+            f"--boxes: {', '.join(map(str, data.boxes))}: nobody is in the {len(names)} videos of "
+            f"{data.annotations}; give the boxes of the training videos too"
+        )
+
+
+def _require_rows(plan: LongTerm) -> None:
+    """Refuse layers that the backbone does not have, and rows that the operator cannot read.
+
+    Raises:
+        RecipeError: if a layer is none.
+        BankError: if the operator and the rows do not fit.
+    """
+    backbone, operator = plan.extract.backbone, plan.second.head.operator
+    assert operator is not None
+    with torch.random.fork_rng(devices=[]):  # weights are drawn, if only to be left
+        rows = backbone.build()
+        if plan.extract.layers:
+            rows = Tapped(rows, plan.extract.layers, backbone.frames)
+        with torch.device("meta"):
+            operator.build(plan.second.backbone.build().features, rows.features)
 
 
 @contextmanager
