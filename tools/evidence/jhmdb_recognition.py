@@ -7,8 +7,8 @@ JHMDB is a folder with clips.csv (path, label, split1, split2, split3) and the c
 ``vidssl probe`` on each of the three splits; ``--random`` adds fresh weights of the first run's
 network. ``finetune`` trains a classifier with ``vidssl finetune recognition_small`` on each split,
 the seed being the split's number, and scores it with ``vidssl eval-kinetics``; RUN ``random`` means
-fresh weights, of the network of the first RUN that is one. What is done is not done again;
-OUT/probe.txt and OUT/finetune.txt have the mean of the splits, and each of them.
+fresh weights, of the network of the first RUN that is one. What is done is not done again; each
+score is a file OUT/WHAT-NAME-...-SPLIT.json, as the commands write them.
 """
 
 import argparse
@@ -24,11 +24,10 @@ import yaml
 
 VIDSSL = Path(sys.executable).with_name("vidssl")
 SPLITS = (1, 2, 3)
-PROBES = ("knn", "linear", "retrieval")
 
 
 def main() -> None:
-    """Run what is missing, then write the table."""
+    """Run what is missing."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("jhmdb", type=Path)
     parser.add_argument("out", type=Path)
@@ -88,7 +87,7 @@ def finetune(
     """Train a classifier on each split, and score it."""
     for split in SPLITS:
         folder = out / f"finetune-{name}-{share:g}-{split}"
-        found = folder.with_suffix(".json")
+        found = out / f"{folder.name}.json"  # a share has a dot of its own
         if found.exists():
             continue
         changes = {
