@@ -23,7 +23,8 @@ check: $(STAMP)
 	$(BIN)/mypy vidssl cli tests
 
 test: check
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -267,6 +267,7 @@ def test_names_with_markup_stay_names(found: Path) -> None:
         assert "&lt;script&gt;" in text
 
 
+@pytest.mark.alone
 def test_a_browser_plays_it_from_the_disk_and_a_span_seeks(found: Path, tmp_path: Path) -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:

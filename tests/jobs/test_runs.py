@@ -359,6 +359,7 @@ def test_elsewhere_than_on_a_terminal_there_are_plain_columns(cli: Cli, tmp_path
     )
 
 
+@pytest.mark.alone
 def test_a_narrow_terminal_shows_whole_names_and_fewer_columns(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

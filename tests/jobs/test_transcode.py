@@ -207,6 +207,7 @@ def test_files_of_others_are_not_overwritten(
     assert "is not what `vidssl transcode` writes" in told
 
 
+@pytest.mark.alone
 def test_a_file_in_place_of_the_folder_is_refused(
     refused: Refused, videos: Path, tmp_path: Path
 ) -> None:
