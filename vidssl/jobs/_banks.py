@@ -13,7 +13,7 @@ from vidssl.features import Bank, Window, WindowConfig
 from vidssl.features.manifest import BANK_JSON
 from vidssl.features.operators import BankWindow, OperatorConfig
 from vidssl.files import sha256
-from vidssl.jobs._detector import made_by
+from vidssl.jobs._detector import made_by, require_made_alike
 from vidssl.video.storage import Location, video_id
 
 
@@ -45,16 +45,8 @@ def require_same(bank: Bank, facts: Mapping[str, Any]) -> None:
     Raises:
         BankError: with every difference.
     """
-    bank.require(str(facts["encoder"]))
-    found = made_by(bank)
-    differences = [
-        f"{key}: {found.get(key)!r} in the bank, {value!r} in the one it was trained with"
-        for key, value in facts.get("made_by", {}).items()
-        if found.get(key) != value
-    ]
-    if differences:
-        title = f"{bank.folder}: was made in another way than the classifier's bank"
-        raise BankError(listed(title, differences))
+    made = facts.get("made_by", {})
+    require_made_alike(bank, str(facts["encoder"]), made, "the classifier's bank")
 
 
 def require_videos(bank: Bank, videos: Sequence[Location]) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -67,16 +67,25 @@ class Trained:
             BankError: with every difference.
         """
         assert self.bank_encoder is not None
-        bank.require(self.bank_encoder)
-        found = made_by(bank)
-        differences = [
-            f"{key}: {found.get(key)!r} in the bank, {value!r} in the one it was trained with"
-            for key, value in self.bank_made_by.items()
-            if found.get(key) != value
-        ]
-        if differences:
-            title = f"{bank.folder}: was made in another way than the detector's bank"
-            raise BankError(listed(title, differences))
+        require_made_alike(bank, self.bank_encoder, self.bank_made_by, "the detector's bank")
+
+
+def require_made_alike(bank: Bank, encoder: str, made: Mapping[str, object], known_as: str) -> None:
+    """Refuse a bank of another encoder, or made in another way than the one that is known.
+
+    Raises:
+        BankError: with every difference.
+    """
+    bank.require(encoder)
+    found = made_by(bank)
+    differences = [
+        f"{key}: {found.get(key)!r} in the bank, {value!r} in the one it was trained with"
+        for key, value in made.items()
+        if found.get(key) != value
+    ]
+    if differences:
+        title = f"{bank.folder}: was made in another way than {known_as}"
+        raise BankError(listed(title, differences))
 
 
 def require_alone(command: str) -> None:

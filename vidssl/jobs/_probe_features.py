@@ -11,7 +11,7 @@ Array suffixes: V clips, T frames, C channels, S pixels a side, F features, L to
 
 import hashlib
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,13 +25,13 @@ from torch import Tensor
 
 from vidssl.augment import geometry
 from vidssl.augment.views import normalise
-from vidssl.data.clips import ClipPlan, ClipReading, ClipSample
+from vidssl.data.clips import ClipReading, ClipSample
 from vidssl.data.loader import Loader, LoaderConfig
-from vidssl.data.samples import Failed, Samples
 from vidssl.errors import BankError, Interrupted
 from vidssl.features import Bank, BankIdentity, BankRows, BankWriter
 from vidssl.features.manifest import Kind, Manifest
 from vidssl.files import write_text
+from vidssl.jobs._item_clips import ItemClips
 from vidssl.jobs._probe_encoder import Looked
 from vidssl.jobs._stopping import stoppable
 from vidssl.jobs._tested import Item, Tested
@@ -44,7 +44,6 @@ from vidssl.recognition.views import pools_its_map
 from vidssl.train.trainer import half_type
 from vidssl.video.index import ClipIndex, read_tables
 from vidssl.video.reader import Decoder, decoder_version
-from vidssl.video.storage import Location
 
 TOKENS = "tokens"
 VIDEOS_A_SHARD = 256
@@ -183,7 +182,10 @@ class _Maker:
             return 0
         encoding = _Encoding(self.work, self.device)
         readable = [i for n in sorted(shards) for i in self.plan[n] if not self._why_not(i)]
-        dataset = _Views(readable, self.durations, self.work)
+        protocol = self.work.protocol
+        side_px, decoder = protocol.decode_short_side_px, self.work.decoder
+        reading = ClipReading(side_px, decoder, _Cut(protocol))
+        dataset = ItemClips(readable, self.durations, protocol, reading)
         loader = Loader(dataset, [[n] for n in range(len(readable))], self.work.loader)
         total, done = sum(len(self.plan[n]) for n in shards), 0
         try:
@@ -386,41 +388,6 @@ class _Cut:
                 )
             )
         return torch.stack([geometry.cut(clip_THWC, view) for view in views]).contiguous()
-
-
-class _Views(Samples[ClipPlan, ClipSample]):
-    """The clips of each item; nothing takes the place of one that cannot be read."""
-
-    def __init__(
-        self, items: Sequence[Item], durations: Mapping[Location, float], work: Work
-    ) -> None:
-        self.items, self.durations, self.protocol = items, durations, work.protocol
-        cut = _Cut(work.protocol)
-        self.reading = ClipReading(work.protocol.decode_short_side_px, work.decoder, cut)
-
-    @property
-    def read(self) -> Callable[[ClipPlan], ClipSample]:
-        return self.reading
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def plan(self, position: int, attempt: int = 0) -> ClipPlan | None:
-        if attempt or position >= len(self):
-            return None
-        item = self.items[position]
-        assert item.path is not None
-        length_s = self.durations[item.path]
-        start_s = item.start_s or 0.0
-        end_s = length_s if item.end_s is None else min(item.end_s, length_s)
-        times_VT = start_s + self.protocol.times(max(end_s - start_s, 0.0))
-        return ClipPlan(item.path, times_VT, 0)
-
-    def tell(self, sample: ClipSample, failed: Failed) -> ClipSample:
-        return replace(sample, failed=failed)
-
-    def lost(self, plan: ClipPlan, failed: Failed) -> ClipSample:
-        return ClipSample(plan.location, (), (), 0, failed)
 
 
 # --- from banks to features

@@ -10,7 +10,7 @@ Array suffixes: V clips, T frames, K classes.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidssl.augment.recognition import RecognitionConfig, side_crops
-from vidssl.data.clips import ClipPlan, ClipReading, ClipSample
+from vidssl.data.clips import ClipReading, ClipSample
 from vidssl.data.loader import Loader, LoaderConfig
-from vidssl.data.samples import Failed, Samples
 from vidssl.errors import (
     AnnotationError,
     Interrupted,
@@ -36,6 +35,7 @@ from vidssl.errors import (
 from vidssl.features.operators import BankWindow
 from vidssl.files import write_text
 from vidssl.jobs._banks import Memory, stacked
+from vidssl.jobs._item_clips import ItemClips
 from vidssl.jobs._stopping import stoppable, terminated_like_ctrl_c
 from vidssl.jobs._tested import Item
 from vidssl.jobs.index import open_index, set_aside
@@ -257,7 +257,9 @@ class _Predictor:
             else:
                 readable.append(item)
         done = len(own) - len(readable)
-        dataset = _Views(readable, located.duration_s, self.work)
+        protocol = self.work.protocol
+        reading = ClipReading(protocol.decode_short_side_px, self.work.decoder)
+        dataset = ItemClips(readable, located.duration_s, protocol, reading)
         batches = Loader(dataset, [[n] for n in range(len(readable))], self.work.loader)
         try:
             for number, (sample,) in enumerate(stoppable(batches)):
@@ -334,37 +336,3 @@ def _why_not(item: Item, located: _Located) -> str:
     if item.start_s is not None and item.start_s >= length_s:
         return f"begins at {item.start_s:g} s, and the video ends at {length_s:.2f} s"
     return ""
-
-
-class _Views(Samples[ClipPlan, ClipSample]):
-    """The clips of each item; nothing takes the place of one that cannot be read."""
-
-    def __init__(
-        self, items: Sequence[Item], duration_s: Mapping[Location, float], work: Work
-    ) -> None:
-        self.items, self.duration_s, self.protocol = items, duration_s, work.protocol
-        self.reading = ClipReading(work.protocol.decode_short_side_px, work.decoder)
-
-    @property
-    def read(self) -> Callable[[ClipPlan], ClipSample]:
-        return self.reading
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def plan(self, position: int, attempt: int = 0) -> ClipPlan | None:
-        if attempt or position >= len(self):
-            return None
-        item = self.items[position]
-        assert item.path is not None
-        length_s = self.duration_s[item.path]
-        start_s = item.start_s or 0.0
-        end_s = length_s if item.end_s is None else min(item.end_s, length_s)
-        times_VT = start_s + self.protocol.times(max(end_s - start_s, 0.0))
-        return ClipPlan(item.path, times_VT, 0)
-
-    def tell(self, sample: ClipSample, failed: Failed) -> ClipSample:
-        return replace(sample, failed=failed)
-
-    def lost(self, plan: ClipPlan, failed: Failed) -> ClipSample:
-        return ClipSample(plan.location, (), (), 0, failed)
