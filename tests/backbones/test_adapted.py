@@ -318,6 +318,9 @@ def test_multiply_adds_of_all_operations(
         (resnet18_3d.Config(), 112, (512, 2, 7, 7)),
         (resnet18_3d.Config(kind="mc3"), 112, (512, 16, 7, 7)),
         (resnet18_3d.Config(kind="r2plus1d"), 112, (512, 2, 7, 7)),
+        (resnet18_3d.Config(last_stride=1), 112, (512, 2, 14, 14)),
+        (resnet18_3d.Config(kind="mc3", last_stride=1), 112, (512, 16, 14, 14)),
+        (resnet18_3d.Config(kind="r2plus1d", last_stride=1), 112, (512, 2, 14, 14)),
     ],
 )
 def test_the_map_of_the_published_clip(
@@ -344,6 +347,7 @@ def test_the_map_of_the_published_clip(
         (mvit.Config(), mvit.Config(size="b32x3", frames=16, drop_path=0.3), True),
         (SMALL_MVIT, mvit.Config(frames=4, crop_px=32), False),
         (resnet18_3d.Config(), resnet18_3d.Config(frames=32), True),
+        (resnet18_3d.Config(), resnet18_3d.Config(last_stride=1), True),
         (resnet18_3d.Config(), resnet18_3d.Config(kind="mc3"), False),
     ],
 )

@@ -315,6 +315,18 @@ def test_parts_that_do_not_fit_are_told_of_before_any_video_is_looked_at(
     assert not run.exists()
 
 
+def test_clips_that_a_method_cannot_use_are_told_of_before_any_video_is_looked_at(
+    refused: Refused, tiny: dict[str, Path], tmp_path: Path
+) -> None:
+    run, absent = tmp_path / "run", tmp_path / "no_such_folder"
+    told = refused(
+        *("pretrain", tiny["pretrain"], "--videos", absent, "--out", run),
+        *("--set", "method={name: ctp}", "--set", "augment.crop_px=32"),
+    )
+    assert "map of 32 x 32 pixels is 1 x 1 cells, too few to follow a patch" in told
+    assert not run.exists()
+
+
 # --- watching
 
 

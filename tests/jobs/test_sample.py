@@ -288,7 +288,8 @@ def test_from_the_command_line_both_kinds_of_recipes(
 def test_the_patches_of_a_task_are_seen_and_its_boxes_follow_them(
     videos: Path, tmp_path: Path
 ) -> None:
-    recipe = load(Pretrain, find(Pretrain, "ctp_small"), ["augment.crop_px=32"])
+    changes = ["augment.crop_px=32", "method.game.patches=5"]
+    recipe = load(Pretrain, find(Pretrain, "ctp_small"), changes)
     sample = a_sample(videos, tmp_path, recipe)
     sample = replace(sample, views=sample.views[:1], times_s=sample.times_s[:1])
     batch = prepared(sample, recipe)
@@ -296,7 +297,7 @@ def test_the_patches_of_a_task_are_seen_and_its_boxes_follow_them(
     assert torch.equal(batch.views[0], fed.views[0])
     boxes = boxes_of(batch, 0)
     assert boxes is not None
-    assert [frame.shape for frame in boxes] == [(3, 4)] * 8
+    assert [frame.shape for frame in boxes] == [(5, 4)] * 8
     assert np.allclose(boxes[5], fed.targets["boxes"][0, :, 5])
 
 

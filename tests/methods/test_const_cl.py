@@ -419,9 +419,16 @@ def test_every_kind_of_two_ended_encoder_is_trained(changes: dict[str, object]) 
     assert all(weight.grad is not None for weight in net.parameters())
 
 
+def require(**size: int) -> None:
+    """Ask the method whether it can use clips of some frames or side."""
+    clips = batch(1, **size).views[0]
+    config().require_map(clips.shape, method().encoder.eval().maps(clips).shape)
+
+
 def test_a_clip_of_one_step_is_refused_and_one_of_two_is_not() -> None:
     with pytest.raises(RecipeError, match=r"2 steps or more: backbone.frames 2 gives 1"):
-        method()(config().prepare(batch(2, frames=2)))
+        require(frames=2)
+    require(frames=3)
     assert method()(config().prepare(batch(2, frames=3))).loss.isfinite()
 
 
@@ -429,7 +436,8 @@ def test_a_map_of_one_cell_is_refused_and_one_of_four_is_not() -> None:
     net = method()
     sides = [n * net.encoder.spatial_stride for n in (1, 2)]
     with pytest.raises(RecipeError, match=rf"2 x 2 cells or more.*crop_px {sides[0]} gives 1 x 1"):
-        net(config().prepare(batch(2, side=sides[0])))
+        require(side=sides[0])
+    require(side=sides[1])
     assert net(config().prepare(batch(2, side=sides[1]))).loss.isfinite()
 
 

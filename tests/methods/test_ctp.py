@@ -176,14 +176,15 @@ def test_any_backbone_with_a_map_and_any_number_of_frames_fits(
 
 
 def test_a_map_of_one_cell_is_refused_with_the_way_out() -> None:
-    config, ctp = built({**SLOW, "form": "clip"})
+    clips = torch.Size([2, 3, 8, 32, 32])
     with pytest.raises(RecipeError, match=r"map of 32 x 32 pixels is 1 x 1 cells.*crop_px"):
-        ctp(config.prepare(textures()))
+        Config().require_map(clips, torch.Size([2, 8, 4, 1, 1]))
+    Config().require_map(clips, torch.Size([2, 8, 1, 2, 2]))
 
 
 def test_a_clip_of_one_frame_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"backbone\.frames of at least 2, found 1"):
-        Config().prepare(textures(frames=1))
+        Config().require_map(torch.Size([2, 3, 1, 32, 32]), torch.Size([2, 8, 1, 2, 2]))
 
 
 def test_a_batch_that_was_not_prepared_is_refused() -> None:

@@ -308,10 +308,11 @@ def test_a_video_of_one_frame_does_no_harm(mean_colour: Build) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in teg.parameters())
 
 
-def test_an_encoder_that_leaves_one_step_is_refused_with_the_way_out(mean_colour: Build) -> None:
-    given = batch(frames=1)
+def test_an_encoder_that_leaves_one_step_is_refused_with_the_way_out() -> None:
+    clips = torch.Size([2, 3, 1, 32, 32])
     with pytest.raises(RecipeError, match=r"makes 1 step in time of 1 frames.*backbone\.frames"):
-        method(mean_colour())(given)
+        Config().require_map(clips, torch.Size([2, 8, 1, 4, 4]))
+    Config().require_map(clips, torch.Size([2, 8, 2, 1, 1]))
 
 
 def test_a_batch_without_times_is_refused(mean_colour: Build) -> None:

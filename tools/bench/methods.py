@@ -2,12 +2,13 @@
 
     python tools/bench/methods.py [--only NAME ...] [--clips 4] [--crop 112] [--rounds 5]
 
-Each method's full-scale recipe makes the method; only the clips are fewer and smaller. A step is
-forward and backward pass and the optimizer's update, on clips that are there already. In turn with
-it runs its backbone alone: the same calls of the same networks on clips of the same shapes, with
-gradient where the method had one, and the optimizer's update of the backbone's weights. The rest is
-the method's own: heads, losses, queue, moving averages. Pasting or mixing pixels is augmentation
-and counted apart.
+Each method's full-scale recipe makes the method; only the clips are fewer and smaller. Its backbone
+alone: all calls of networks that a step makes, on clips of the same shapes, with gradient where the
+method had one, and the optimizer's update of the backbone's weights. Its own: a step in which these
+calls give maps that were made before, so heads, losses, queue, moving averages and the update of
+what is not the backbone. (The difference of a whole step and its backbone is lost in the noise of
+either.) Pasting or mixing pixels is augmentation and counted apart. Times are of the processor, of
+all threads together.
 
 Memory: weights of networks that are not trained, queues and their like, and what a step gathers
 from all processes where these have 512 clips together, beside the backbone's own.
@@ -18,8 +19,9 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,7 +46,17 @@ RECIPES = (
     "teg_r3d_r50_k400",
     "ctp_r3d18_k400",
 )
-Call = tuple[Encoder, str, tuple[int, ...], bool]
+Out = Tensor | tuple[Tensor, ...]
+
+
+class Call(NamedTuple):
+    """One pass through an encoder: which, of what clips, with gradient or not, and what it gave."""
+
+    encoder: Encoder
+    how: str
+    shape: tuple[int, ...]
+    grad: bool
+    out: Out
 
 
 def main() -> None:
@@ -61,7 +73,7 @@ def main() -> None:
         found[name] = measured(name, asked)
         one = found[name]
         say(
-            f"{name}: own share of a step {one['own_share']:.1%} ({one['step_s']:.2f} s, backbone "
+            f"{name}: own share of a step {one['own_share']:.2%} ({one['own_s']:.2f} s, backbone "
             f"{one['backbone_s']:.2f} s, pixels {one['pixels_s']:.2f} s); copies "
             f"{one['copies_mb']:.0f} MB, queue and the like {one['buffers_mb']:.1f} MB, gathered "
             f"{one['gathered_mb_per_512']:.2f} MB"
@@ -102,18 +114,19 @@ def measured(name: str, asked: argparse.Namespace) -> dict[str, float]:
 
     def backbone() -> None:
         update_backbone.zero_grad(set_to_none=True)
-        for encoder, how, shape, grad in calls:
-            clips = views[0].new_ones(shape).contiguous(memory_format=torch.channels_last_3d)
-            with torch.set_grad_enabled(grad):
-                out = getattr(encoder, how)(clips)
-                if grad:
+        for call in calls:
+            clips = torch.randn(call.shape).contiguous(memory_format=torch.channels_last_3d)
+            with torch.set_grad_enabled(call.grad):
+                out = getattr(call.encoder, call.how)(clips)
+                if call.grad:
                     total(out).backward()
         update_backbone.step()
 
-    times_s: dict[str, list[float]] = {"step_s": [], "backbone_s": [], "pixels_s": []}
+    times_s: dict[str, list[float]] = {"own_s": [], "backbone_s": [], "pixels_s": []}
     for _ in range(asked.rounds):
         prepared = timed(times_s["pixels_s"], lambda: plan.method.prepare(batch))
-        timed(times_s["step_s"], lambda prepared=prepared: step(prepared))
+        with Replayed(calls):
+            timed(times_s["own_s"], lambda prepared=prepared: step(prepared))
         timed(times_s["backbone_s"], backbone)
     medians = {key: statistics.median(values) for key, values in times_s.items()}
     still = [p for p in method.parameters() if not p.requires_grad]
@@ -123,7 +136,7 @@ def measured(name: str, asked: argparse.Namespace) -> dict[str, float]:
     kept = [b for b in method.buffers() if id(b) not in inside]
     return {
         **medians,
-        "own_share": 1 - medians["backbone_s"] / medians["step_s"],
+        "own_share": medians["own_s"] / (medians["own_s"] + medians["backbone_s"]),
         "copies_mb": sum(p.numel() * p.element_size() for p in still) / 2**20,
         "buffers_mb": sum(b.numel() * b.element_size() for b in kept) / 2**20,
         "gathered_mb_per_512": gathered.bytes / asked.clips * WHOLE / 2**20,
@@ -156,16 +169,47 @@ class Recorded:
         real = getattr(encoder, how)
 
         def call(clips: Tensor) -> object:
-            if self.depth == 0:
-                grad = torch.is_grad_enabled()
-                self.calls.append((encoder, how, tuple(clips.shape), grad))
             self.depth += 1
             try:
-                return real(clips)
+                out = real(clips)
             finally:
                 self.depth -= 1
+            if self.depth == 0:
+                grad = torch.is_grad_enabled()
+                self.calls.append(Call(encoder, how, tuple(clips.shape), grad, detached(out)))
+            return out
 
         return call
+
+
+class Replayed:
+    """The encoders give what they gave before, in the same order, while the block runs."""
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self.calls, self.next = calls, 0
+
+    def __enter__(self) -> None:
+        """Put the answers in place."""
+        for call in self.calls:
+            setattr(call.encoder, call.how, self._answer)
+
+    def __exit__(self, *_: object) -> None:
+        """Let the encoders work again."""
+        for call in self.calls:
+            call.encoder.__dict__.pop(call.how, None)
+
+    def _answer(self, clips: Tensor) -> Out:
+        call = self.calls[self.next]
+        self.next += 1
+        assert tuple(clips.shape) == call.shape
+        return detached(call.out, grad=call.grad)
+
+
+def detached(out: Out, grad: bool = False) -> Out:
+    """Return tensors as leaves of a graph of their own."""
+    if isinstance(out, tuple):
+        return tuple(part.detach().requires_grad_(grad) for part in out)
+    return out.detach().requires_grad_(grad)
 
 
 class Gathered:
@@ -201,16 +245,17 @@ class Gathered:
 
 
 def timed(seconds: list[float], work: Callable[[], object]) -> object:
-    """Do the work, and note how long it took."""
-    begun = time.perf_counter()
+    """Do the work, and note the processor time that it took, which other programs do not change."""
+    begun = time.process_time()
     done = work()
-    seconds.append(time.perf_counter() - begun)
+    seconds.append(time.process_time() - begun)
     return done
 
 
-def total(out: Tensor | tuple[Tensor, ...]) -> Tensor:
+def total(out: Out) -> Tensor:
     """Return a scalar that depends on all of an encoder's output."""
-    return sum(part.mean() for part in out) if isinstance(out, tuple) else out.mean()
+    parts = out if isinstance(out, tuple) else (out,)
+    return torch.stack([part.mean() for part in parts]).sum()
 
 
 def say(line: str) -> None:

@@ -12,7 +12,8 @@ raw frame) at 112 pixels. With a 400-class linear layer they have 33,371,472 (``
   convolution, so the second one of a block that widens has fewer than the paper's.
 
 The stem strides space alone, by 2, and nothing is pooled after it: a cell of the map is 16 pixels
-wide, where a 50-layer network's is 32. Of the paper's depths and mixtures this has the
+wide, where a 50-layer network's is 32, or 8 where the last stage does not stride in space
+(Catch-the-Patch, https://arxiv.org/abs/2105.02545). Of the paper's depths and mixtures this has the
 18-layer R3D, MC3 and R(2+1)D alone.
 
 Weights have torchvision's names under ``trunk.``; its ``fc`` is left out. Nothing is downloaded.
@@ -40,19 +41,28 @@ class Config(BackboneConfig):
     stride: PositiveInt = 2
     kind: Literal["r3d", "mc3", "r2plus1d"] = "r3d"
     """Which convolutions."""
+    last_stride: Literal[1, 2] = 2
+    """How the last stage strides in space: 1 makes a map twice as fine, from the same weights."""
 
     def build(self) -> Encoder:
         """Return the encoder with fresh weights.
 
-        A cell is 16 pixels a side and 8 frames long (``mc3``: one frame).
+        A cell is 16 pixels a side, or 8, and 8 frames long (``mc3``: one frame).
         """
         # Imported here because it takes two seconds, and few runs need it.
         from torchvision.models import video
 
         network = getattr(video, BUILDERS[self.kind])(weights=None)
         trunk = nn.Sequential(OrderedDict((stage, getattr(network, stage)) for stage in STAGES))
+        if self.last_stride == 1:
+            for module in network.layer4.modules():
+                if isinstance(module, nn.Conv3d):
+                    module.stride = (module.stride[0], 1, 1)
         return Adapted(
-            trunk, features=512, spatial_stride=16, temporal_stride=TEMPORAL_STRIDES[self.kind]
+            trunk,
+            features=512,
+            spatial_stride=8 * self.last_stride,
+            temporal_stride=TEMPORAL_STRIDES[self.kind],
         )
 
     def geometry_free(self) -> dict[str, Any]:

@@ -223,8 +223,12 @@ def _quarantined(path: Path) -> list[tuple[str, ...]]:
         return [tuple(row) for row in rows if len(row) == len(QUARANTINE)]
 
 
-def open_index(source: str, cache: Path, progress: Progress = silent) -> ClipIndex:
+def open_index(
+    source: str, cache: Path, progress: Progress = silent, *, retry: bool = False
+) -> ClipIndex:
     """Return the index that ``source`` is, or the one made of it and kept at ``cache``.
+
+    ``retry`` looks again at the videos that the latter set aside.
 
     Raises:
         SourceError: if there is no video, or not one that can be decoded.
@@ -232,7 +236,7 @@ def open_index(source: str, cache: Path, progress: Progress = silent) -> ClipInd
     path = Path(source)
     if path.suffix == ".parquet" and path.is_file() and is_index(path):
         return ClipIndex(path)
-    run(source, cache, progress=progress)
+    run(source, cache, progress=progress, retry=retry)
     return ClipIndex(cache)
 
 

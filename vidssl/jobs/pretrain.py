@@ -248,8 +248,13 @@ def _require_fitting(plan: Pretrain) -> None:
     Raises:
         RecipeError: with what the method needs.
     """
-    with torch.device("meta"):  # no weights are made for a question
-        views = plan.method.build(plan.backbone.build()).num_views
+    side_px = plan.augment.crop_px
+    with torch.device("meta"), torch.inference_mode():  # no memory or arithmetic for a question
+        method = plan.method.build(plan.backbone.build()).eval()
+        clips = torch.empty(1, 3, plan.backbone.frames, side_px, side_px)
+        map_ = method.encoder.maps(clips)
+    plan.method.require_map(clips.shape, map_.shape)
+    views = method.num_views
     require_views(plan.sampling, views)
     if len(plan.augment.views) > views:
         raise RecipeError(

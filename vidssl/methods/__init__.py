@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from vidssl.backbones import Encoder
 from vidssl.nn.step import StepOutput
@@ -85,6 +85,15 @@ class MethodConfig(Section, ABC):
         """Return how many boxes of people each view brings along, as the targets ``boxes`` and
         ``boxes_valid``; 0 for most methods."""
         return 0
+
+    def require_map(self, clips: Size, map_: Size) -> None:
+        """Refuse clips ``(B, 3, T, H, W)``, or an encoder's map of them ``(B, F, T', H', W')``.
+
+        Asked before any video is looked at; shapes are all that a method can be wrong about.
+
+        Raises:
+            RecipeError: if there is too little of them for what the method compares.
+        """
 
     def require_batch(self, clips: int) -> None:
         """Refuse a number of clips a step, over all processes, that the loss is not defined for.

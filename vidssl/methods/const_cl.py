@@ -103,6 +103,20 @@ class Config(MethodConfig):
             )
         return ConSTCL(encoder, self)
 
+    def require_map(self, clips: torch.Size, map_: torch.Size) -> None:
+        """Refuse a map of a single step or cell: all its regions would be alike."""
+        if map_[2] < 2:
+            raise RecipeError(
+                f"method const_cl needs a map of 2 steps or more: backbone.frames {clips[2]} gives "
+                f"{map_[2]}"
+            )
+        if min(map_[3:]) < 2:
+            raise RecipeError(
+                "method const_cl needs a map of 2 x 2 cells or more, or all regions are alike: "
+                f"augment.crop_px {clips[3]} gives {map_[3]} x {map_[4]}; take a larger one, or "
+                "backbone.form: detection"
+            )
+
     def prepare(self, batch: Batch) -> Batch:
         """Return the batch with ``boxes`` ``(B, V, N, 4)`` and ``boxes_valid`` ``(B, V, N)``.
 
@@ -162,26 +176,11 @@ class ConSTCL(SSLMethod):
         self.reconstructor = Reconstructor(encoder.features)
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Return the global loss plus the weighted local one.
-
-        Raises:
-            RecipeError: if the encoder's map has a single step.
-        """
+        """Return the global loss plus the weighted local one."""
         config = self.config
         # Both views share the statistics of each norm, as in the release.
         clips = torch.cat(batch.views)
         global_map, local_map = self.encoder.branches(clips)
-        if local_map.shape[2] < 2:
-            raise RecipeError(
-                "method const_cl needs a map of 2 steps or more: "
-                f"backbone.frames {clips.shape[2]} gives {local_map.shape[2]}"
-            )
-        if min(local_map.shape[3:]) < 2:
-            raise RecipeError(
-                "method const_cl needs a map of 2 x 2 cells or more, or all regions are alike: "
-                f"augment.crop_px {clips.shape[3]} gives {local_map.shape[3]} x "
-                f"{local_map.shape[4]}; take a larger one, or backbone.form: detection"
-            )
         one_BD, two_BD = self._projected(global_map).chunk(VIEWS)
         contrast = partial(nt_xent, two_BD=two_BD, temperature=config.temperature)
         global_loss = contrast(one_BD)

@@ -53,18 +53,26 @@ class Config(MethodConfig):
         """Return the batch with patches pasted, and ``boxes`` ``(B, K, T, 4)`` as targets.
 
         Raises:
-            RecipeError: if clips are of a single frame.
+            ValueError: if clips are of a single frame.
         """
         clips_BCTHW = batch.views[0]
-        frames = clips_BCTHW.shape[2]
-        if frames < 2:
-            raise RecipeError(
-                f"method ctp: a patch moves from frame to frame; expected backbone.frames of at "
-                f"least 2, found {frames}"
-            )
-        game = draw_games(batch.seeds, frames, self.game)
+        game = draw_games(batch.seeds, clips_BCTHW.shape[2], self.game)
         boxes = game.boxes.to(clips_BCTHW.device)
         return replace(batch, views=(paste(clips_BCTHW, game),), targets={"boxes": boxes})
+
+    def require_map(self, clips: torch.Size, map_: torch.Size) -> None:
+        """Refuse clips of a single frame, and a map of a single cell, which knows no places."""
+        if clips[2] < 2:
+            raise RecipeError(
+                f"method ctp: a patch moves from frame to frame; expected backbone.frames of at "
+                f"least 2, found {clips[2]}"
+            )
+        if min(map_[3:]) < 2:
+            raise RecipeError(
+                f"method ctp: the backbone's map of {clips[3]} x {clips[4]} pixels is {map_[3]} x "
+                f"{map_[4]} cells, too few to follow a patch; take a larger augment.crop_px, or "
+                "backbone.form: detection where the backbone has it"
+            )
 
 
 class CtP(SSLMethod):
@@ -95,14 +103,12 @@ class CtP(SSLMethod):
         """Return the loss; ``centre_error`` is 1 for a guess that patches never move.
 
         Raises:
-            RecipeError: if the map is a single cell, which knows no places.
             ValueError: if the batch has not been through ``prepare``.
         """
         if "boxes" not in batch.targets:
             raise ValueError("expected targets['boxes']; Config.prepare makes them")
         boxes_BKT4 = batch.targets["boxes"]
         map_BCTHW = self.encoder.maps(batch.views[0])
-        _require_cells(map_BCTHW, batch.views[0])
         found = self.follow(map_BCTHW, boxes_BKT4[:, :, 0], batch.views[0])
         found_BKT4 = found[:, :, : boxes_BKT4.shape[2]]
         wanted_BKT4 = encode(boxes_BKT4)
@@ -169,13 +175,3 @@ def centre_error(found_BKT4: Tensor, wanted_BKT4: Tensor) -> Tensor:
 def _centres_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
     low, high = boxes[..., :2], boxes[..., 2:]
     return (low + high) / 2, high - low
-
-
-def _require_cells(map_BCTHW: Tensor, clips_BCTHW: Tensor) -> None:
-    if min(map_BCTHW.shape[3:]) < 2:
-        height, width = clips_BCTHW.shape[3:]
-        raise RecipeError(
-            f"method ctp: the backbone's map of {height} x {width} pixels is "
-            f"{map_BCTHW.shape[3]} x {map_BCTHW.shape[4]} cells, too few to follow a patch; take a "
-            f"larger augment.crop_px, or backbone.form: detection where the backbone has it"
-        )

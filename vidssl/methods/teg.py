@@ -82,6 +82,15 @@ class Config(MethodConfig):
         """Return the method around ``encoder``."""
         return TeG(encoder, self)
 
+    def require_map(self, clips: torch.Size, map_: torch.Size) -> None:
+        """Refuse a map of a single step, which tells no moments apart."""
+        if map_[2] < 2:
+            raise RecipeError(
+                f"method teg: the backbone makes {map_[2]} step in time of {clips[2]} frames; "
+                "expected at least 2 to tell moments apart: take more backbone.frames, or a "
+                "backbone that keeps more of them"
+            )
+
     def require_batch(self, clips: int) -> None:
         """Refuse a single clip where other videos are needed as negatives.
 
@@ -123,7 +132,6 @@ class TeG(SSLMethod):
         What options add has the weight of its term; of it CO2's is told, as ``consistency``.
 
         Raises:
-            RecipeError: if the encoder leaves fewer than two steps of a clip.
             ValueError: if the batch does not say when its frames stand in their videos.
         """
         config = self.config
@@ -253,13 +261,6 @@ def _step_times(batch: Batch, maps: Sequence[Tensor], stride: int) -> list[Tenso
     """Return when the steps of each view's map stand, ``(B, S)``, seconds in float64."""
     if len(batch.times_s) != len(maps):
         raise ValueError(f"expected the times of {len(maps)} views, got {len(batch.times_s)}")
-    steps = min(map_.shape[2] for map_ in maps)
-    if steps < 2:
-        raise RecipeError(
-            f"method teg: the backbone makes {steps} step in time of "
-            f"{batch.views[0].shape[2]} frames; expected at least 2 to tell moments apart: take "
-            f"more backbone.frames, or a backbone that keeps more of them"
-        )
     return [
         times_BT.double()[:, ::stride][:, : map_.shape[2]]
         for times_BT, map_ in zip(batch.times_s, maps, strict=True)
