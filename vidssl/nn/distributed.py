@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
@@ -18,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vidssl.errors import RecipeError
+from vidssl.errors import RankLostError, RecipeError
 from vidssl.nn.meeting import Place, meet, meeting_limit
 
 CPU = torch.device("cpu")
@@ -162,14 +163,20 @@ def joined(device: torch.device = CPU) -> Iterator[None]:
     """Join the processes that torchrun started, for as long as the block runs.
 
     NCCL between GPUs, of which ``device`` is this process's own, gloo between CPUs; nothing happens
-    in a process that was started alone. A process whose launcher dies is asked to stop.
+    in a process that was started alone. A process whose launcher dies is asked to stop. Within
+    another such block they wait for each other: what all have looked at before, none has changed.
 
     Raises:
         LaunchError: if the processes do not meet within a minute, or cannot.
+        RankLostError: if one has ended before the others came here.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _stop_with_parent()
-    if os.environ.get("WORLD_SIZE", "1") == "1" or dist.is_initialized():
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        yield
+        return
+    if dist.is_initialized():
+        wait_for_all()
         yield
         return
     place = Place.of_this_process()
@@ -211,13 +218,49 @@ def _stop_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
-def wait_for_all() -> None:
-    """Wait until all processes have come here; Ctrl-C is heard meanwhile."""
+def wait_for_all(meanwhile: Callable[[], object] | None = None) -> None:
+    """Wait until all processes have come here; Ctrl-C is heard, and ``meanwhile`` done, till then.
+
+    Raises:
+        RankLostError: if one of them has ended before it came here.
+    """
     if world_size() == 1:
         return
-    work = dist.barrier(async_op=True)
-    while not work.is_completed():
-        time.sleep(WAITING_S)
+    try:
+        work = dist.barrier(async_op=True)
+        while not work.is_completed():
+            time.sleep(WAITING_S)
+            if meanwhile is not None:
+                meanwhile()
+        work.wait()
+    except RuntimeError as error:
+        raise RankLostError("another process has ended before its share was done") from error
+
+
+class Tally:
+    """A count that every process adds to whenever it likes; all make it at the same time."""
+
+    def __init__(self) -> None:
+        """Begin at 0."""
+        self._count = 0
+        self._store: Any = None
+        if world_size() > 1:
+            named = gather_texts({"tally": uuid.uuid4().hex} if rank() == 0 else {})
+            self._store, self._name = dist.distributed_c10d._get_default_store(), named["tally"]
+
+    def add(self, more: int) -> int:
+        """Add to the count; return what it is now, of all processes.
+
+        Raises:
+            RankLostError: if the process that keeps the count has ended.
+        """
+        if self._store is not None:
+            try:
+                return int(self._store.add(self._name, more))
+            except RuntimeError as error:
+                raise RankLostError("the process that counts for all has ended") from error
+        self._count += more
+        return self._count
 
 
 def gather_texts(own: Mapping[str, str]) -> dict[str, str]:
