@@ -2,12 +2,13 @@
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -89,6 +90,7 @@ TensorBoard = Annotated[
     bool, typer.Option("--tensorboard", help="Write OUT/tensorboard too, for TensorBoard.")
 ]
 Gpus = Annotated[int, typer.Option(min=1, help="Processes to start on each machine, one a GPU.")]
+Retry = Annotated[bool, typer.Option("--retry", help="Read videos again that failed.")]
 MaxRestarts = Annotated[
     int,
     typer.Option(min=0, help="Start all again from the last checkpoint when one process dies."),
@@ -133,6 +135,46 @@ Flip = Annotated[bool, typer.Option("--flip", help="Average over mirrored pictur
 Clips = Annotated[
     int,
     typer.Option(metavar="N", help="Average over N clips about each key frame; an odd number."),
+]
+
+Probes = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME,...", help="Of knn, linear, retrieval, few-shot, attentive; by commas."
+    ),
+]
+Neighbours = Annotated[int, typer.Option("--k", min=1, help="Neighbours that vote.")]
+Temperature = Annotated[
+    float, typer.Option(min=1e-6, help="Votes weigh exp(cosine / temperature).")
+]
+Views = Annotated[
+    str, typer.Option(metavar="CLIPSxCROPS", help="Of each video; their mean counts.")
+]
+ShortSide = Annotated[
+    int | None, typer.Option(min=8, help="Of the pictures before they are cut, pixels.")
+]
+Crop = Annotated[
+    int | None, typer.Option(min=8, help="Side of the square that is cut from them, pixels.")
+]
+Centre = Annotated[
+    bool, typer.Option("--centre/--no-centre", help="Retrieval: subtract each set's mean.")
+]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGEX", help="Its first group, in a video's name, says which film a clip is from."
+    ),
+]
+FeatureCache = Annotated[
+    Path | None,
+    typer.Option(file_okay=False, help="Folder of features; probe beside the encoder otherwise."),
+]
+FeaturePrecision = Annotated[
+    Literal["fp32", "bf16", "fp16"], typer.Option(help="To compute features in.")
+]
+ClipsAtOnce = Annotated[int, typer.Option(min=1, help="Clips that are encoded at once.")]
+Decoders = Annotated[
+    int | None, typer.Option(min=0, help="Processes that decode; as many as cores.")
 ]
 
 TimeOrigin = Annotated[
@@ -327,6 +369,36 @@ def start_processes(count: int, device: str, restarts: int = 0) -> None:
     from ._launch import launch
 
     raise typer.Exit(launch(__package__ or "", sys.argv[1:], count, device, restarts))
+
+
+def given(ctx: typer.Context) -> dict[str, Any]:
+    """Return the options that were given, though it be their usual value, and their values."""
+    found = {}
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name or "")
+        if parameter.param_type_name == "option" and source and source.name == "COMMANDLINE":
+            value = ctx.params[parameter.name or ""]
+            names = parameter.secondary_opts if value is False else parameter.opts
+            found[next(name for name in names if name.startswith("--"))] = value
+    return found
+
+
+def command(ctx: typer.Context) -> str:
+    """Return the command as it was given, for a shell: its arguments, then its options.
+
+    Of addresses what may be secret is left out.
+    """
+    from vidssl.video.storage import shown
+
+    arguments = [p.name or "" for p in ctx.command.params if p.param_type_name == "argument"]
+    words = ["vidssl", str(ctx.info_name), *(str(ctx.params[name]) for name in arguments)]
+    for option, value in given(ctx).items():
+        if isinstance(value, bool):
+            words.append(option)
+            continue
+        for one in value if isinstance(value, list | tuple) else [value]:
+            words += [option, str(one)]
+    return shlex.join(shown(word) if "://" in word else word for word in words)
 
 
 def is_first() -> bool:

@@ -27,7 +27,7 @@ from . import _common
 from ._launch import ALONE, Machines, run
 
 if TYPE_CHECKING:
-    from vidssl.recipe import Detection, Pretrain, Recognition
+    from vidssl.recipe import Detection, Extract, Pretrain, Recognition
 
 LEAST_MINUTES = 5
 SIGNAL_S = 120
@@ -143,7 +143,7 @@ class Request:
 def submit_command(
     request: Request,
     processes: tuple[int, int],
-    plan: "Pretrain | Detection | Recognition",
+    plan: "Pretrain | Detection | Extract | Recognition",
     out: Path,
     *,
     dry_run: bool,

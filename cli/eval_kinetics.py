@@ -14,9 +14,23 @@ if TYPE_CHECKING:
 
 TITLES = {"class_accuracy": "class accuracy", "mean_ap": "mAP"}
 PROTOCOL, WORK = "Protocol", "How it is done"
+ALWAYS = {"--top", "--quick", "--compare", "--json", "--max-failed"}
+OF_USE = {
+    "--scores": ("scores",),
+    "--weights": ("scores",),
+    "--verb": ("verb",),
+    "--noun": ("verb",),
+    "--prior": ("verb",),
+    "--videos": ("checkpoint", "scores"),
+    "--confusion": ("checkpoint", "scores"),
+    "--csv": ("checkpoint", "scores"),
+}
+"""Which ways to score an option is of use for; one that is not here, and not always, is the
+classifier's alone."""
 
 
 def eval_kinetics(
+    ctx: typer.Context,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Run of a classifier, or a classifier.safetensors.")
     ] = None,
@@ -164,33 +178,7 @@ def eval_kinetics(
 
     with _common.user_errors():
         asked = {"checkpoint": checkpoint, "scores": scores, "verb": verb or noun}
-        _require_one(
-            asked,
-            {
-                "--videos": videos,
-                "--prior": prior,
-                "--weights": weights,
-                "--bank": bank,
-                "--empty-bank": empty_bank,
-                "--out": out,
-                "--index": index,
-                "--retry": retry,
-                "--confusion": confusion,
-                "--views": views,
-                "--frames": frames,
-                "--stride": stride,
-                "--sampling": sampling,
-                "--indexing": indexing,
-                "--reach-end": reach_end,
-                "--short-side": short_side,
-                "--crop": crop,
-                "--train-crop": train_crop,
-                "--pooled": pooled,
-                "--activation": activation,
-                "--over-views": over_views,
-            },
-            both=verb is not None and noun is not None,
-        )
+        _require_one(ctx, asked, videos, both=verb is not None and noun is not None)
         telling = job.Telling(_numbers(top), confusion, quick)
         earlier = job.read_earlier(compare) if compare is not None else None
         if checkpoint is not None:
@@ -227,29 +215,33 @@ def eval_kinetics(
         _common.too_many_failed(result.failed, result.expected, "videos", max_failed)
 
 
-def _require_one(asked: Mapping[str, object], more: Mapping[str, object], *, both: bool) -> None:
+def _require_one(
+    ctx: typer.Context, asked: Mapping[str, object], videos: str | None, *, both: bool
+) -> None:
     """Refuse anything but one of the three ways to score, with what each needs."""
     from vidssl.errors import AnnotationError
 
-    given = [name for name, value in asked.items() if value]
-    if len(given) != 1:
+    ways = [name for name, value in asked.items() if value]
+    if len(ways) != 1:
         raise AnnotationError(
             "give either --checkpoint with --videos, or --scores, or --verb with --noun"
-            f"{'; found ' + ', '.join(f'--{name}' for name in given) if given else ''}"
+            f"{'; found ' + ', '.join(f'--{name}' for name in ways) if ways else ''}"
         )
-    if given == ["verb"] and not both:
+    (way,) = ways
+    if way == "verb" and not both:
         raise AnnotationError("--verb and --noun go together: the scores of both make actions")
-    if given == ["checkpoint"] and more["--videos"] is None:
+    if way == "checkpoint" and videos is None:
         raise AnnotationError("--checkpoint needs --videos to recognise")
-    of_scores = {"--weights", "--prior"}
-    allowed = {
-        "checkpoint": set(more) - of_scores,
-        "scores": {"--videos", "--weights", "--confusion"},
-        "verb": {"--prior"},
-    }
-    idle = [name for name, value in more.items() if value and name not in allowed[given[0]]]
+    idle = [one for one in _common.given(ctx) if not _is_of_use(one, way)]
     if idle:
-        raise AnnotationError(f"{', '.join(idle)}: of no use with --{given[0]}; leave it out")
+        raise AnnotationError(f"{', '.join(idle)}: of no use with --{way}; leave it out")
+
+
+def _is_of_use(option: str, way: str) -> bool:
+    """Whether an option does anything in one of the three ways to score."""
+    if option in OF_USE:
+        return way in OF_USE[option]
+    return way == "checkpoint" or option in ALWAYS
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -35,6 +35,10 @@ def extract_features(
         float,
         typer.Option(min=0, max=1, help="Share of key frames that may fail; more exits with 3."),
     ] = 0.01,
+    retry: Annotated[
+        bool,
+        typer.Option("--retry", help="Read again what failed, and add videos that are there now."),
+    ] = False,
     json_to: _common.JsonTo = None,
 ) -> None:
     """Write a long-term feature bank: what every detected person looked like, second by second.
@@ -44,7 +48,7 @@ def extract_features(
     folder writes what is missing. Several processes share the shards: --gpus N on one machine,
     torchrun on several that share a disk; --part where they share none. The bank is written
     whatever fails; --max-failed decides the exit code (of clips and grids by videos, as nobody
-    knows how many key frames a video has that cannot be read).
+    knows how many key frames a video has that cannot be read), --retry reads again what failed.
     """
     # Imported here because they pull in torch: `vidssl --help` must not wait for it.
     from vidssl.jobs.extract_features import run
@@ -58,6 +62,7 @@ def extract_features(
                 *(plan, encoder, videos, boxes or (), out),
                 time_origin=time_origin,
                 part=part,
+                retry=retry,
                 progress=progress,
             )
         if json_to is not None:

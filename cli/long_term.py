@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import _common
+from . import _common, _slurm
 
 if TYPE_CHECKING:
     from vidssl.jobs.long_term import LongTermResult
+    from vidssl.recipe import Detection, Extract, LongTerm
+    from vidssl.train.prove import Proof
 
 
 def long_term(
@@ -36,6 +38,13 @@ def long_term(
     steps: _common.Steps = None,
     gpus: _common.Gpus = 1,
     max_restarts: _common.MaxRestarts = 0,
+    slurm: _common.Slurm = False,
+    nodes: _common.Nodes = 1,
+    partition: _common.Partition = None,
+    time: _common.TimeLimit = None,
+    slurm_options: _common.SlurmOptions = None,
+    resume_prove: _common.ResumeProve = None,
+    dry_run: _common.DryRun = False,
     max_failed: Annotated[
         float,
         typer.Option(
@@ -45,14 +54,22 @@ def long_term(
             "training, with 3.",
         ),
     ] = 0.01,
+    retry: Annotated[
+        bool,
+        typer.Option(
+            "--retry",
+            help="Read again what failed in the bank, and add videos that are there now.",
+        ),
+    ] = False,
     json_to: _common.JsonTo = None,
 ) -> None:
     """Train a detector, write its feature bank, and train a second detector that reads the bank.
 
     OUT receives first, bank and second, each what `vidssl finetune`, `extract-features` and
     `finetune --bank` leave. The same command on the same folder checks what is finished and goes on
-    with what is not. Boxes of all splits belong into the bank: with those of validation too,
-    `vidssl eval-ava --checkpoint OUT/second --bank OUT/bank` can score it.
+    with what is not; with --retry also with what of the bank failed. Boxes of all splits belong
+    into the bank: with those of validation too, `vidssl eval-ava --checkpoint OUT/second --bank
+    OUT/bank` can score it.
     """
     # Imported here because they pull in torch: `vidssl --help` must not wait for it.
     from vidssl.jobs import long_term as job
@@ -72,16 +89,62 @@ def long_term(
             excluded=excluded,
             time_origin=time_origin,
         )
+        request = _slurm.Request(slurm, nodes, partition, time, slurm_options)
+        if request.is_due():
+            widest = _widest(plan)
+            _slurm.submit_command(
+                *(request, (gpus, max_restarts), widest, out), dry_run=dry_run, json_to=json_to
+            )
+            return
+        if dry_run:
+            from vidssl.jobs._long_term_forecast import forecast
+
+            found = forecast(plan, encoder, data, out, processes=gpus)
+            _common.write_json(asdict(found), json_to or "-")
+            _common.warn(found.warnings)
+            return
+        if resume_prove is not None:
+            _common.start_processes(gpus, plan.first.device)
+            with _common.progress() as progress:
+                proofs = job.prove(plan, encoder, data, out, resume_prove, progress=progress)
+            _say_proofs(proofs, out, json_to)
+            return
         _common.start_processes(gpus, plan.first.device, max_restarts)
         with _common.progress() as progress:
-            result = job.run(plan, encoder, data, out, max_failed=max_failed, progress=progress)
+            result = job.run(
+                *(plan, encoder, data, out),
+                max_failed=max_failed,
+                retry=retry,
+                progress=progress,
+            )
         if json_to is not None:
             _common.write_json(asdict(result), json_to)
     if json_to != "-":
         _show(result)
     if result.second is None:
         failed, expected, what = result.failures
+        told = "mend what is set aside and give the same command with --retry"
+        _common.warn([f"no second training: {told}, or allow for more with --max-failed"])
         _common.too_many_failed(failed, expected, what, max_failed)
+
+
+def _widest(plan: "LongTerm") -> "Detection | Extract":
+    """Return the stage with the most workers, on the device that all processes are started for."""
+    stages: list[Detection | Extract] = [plan.first, plan.extract, plan.second]
+    widest = max(stages, key=lambda stage: stage.loader.workers)
+    return widest.model_copy(update={"device": plan.first.device})
+
+
+def _say_proofs(proofs: "dict[str, Proof]", out: Path, json_to: str | None) -> None:
+    """Tell of each training whether steps done again were the same; those that were come first."""
+    if json_to is not None:
+        _common.write_json({name: asdict(proof) for name, proof in proofs.items()}, json_to)
+    for name, proof in sorted(proofs.items(), key=lambda one: bool(one[1].differences)):
+        if json_to != "-":
+            _common.say(f"{out / name}:")
+            _common.say_proof(proof, None)
+        elif proof.differences:
+            raise typer.Exit(_common.DIFFERS)
 
 
 def _show(result: "LongTermResult") -> None:

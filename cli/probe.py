@@ -22,23 +22,13 @@ def probe(
         str | None,
         typer.Option(help="Videos with labels, to be judged by; without, TRAIN's by the others."),
     ] = None,
-    probes: Annotated[
-        str, typer.Option(help="Of knn, linear, retrieval, few-shot, attentive; by commas.")
-    ] = "knn,linear,retrieval",
-    k: Annotated[int, typer.Option("--k", min=1, help="Neighbours that vote.")] = 20,
-    temperature: Annotated[
-        float, typer.Option(min=1e-6, help="Votes weigh exp(cosine / temperature).")
-    ] = 0.07,
-    views: Annotated[
-        str, typer.Option(metavar="CLIPSxCROPS", help="Of each video; their mean counts.")
-    ] = "3x1",
-    short_side: Annotated[int | None, typer.Option(min=8, help="Of the pictures, pixels.")] = None,
-    crop: Annotated[
-        int | None, typer.Option(min=8, help="Side of the square that is cut from them, pixels.")
-    ] = None,
-    centre: Annotated[
-        bool, typer.Option("--centre/--no-centre", help="Retrieval: subtract each set's mean.")
-    ] = True,
+    probes: _common.Probes = "knn,linear,retrieval",
+    k: _common.Neighbours = 20,
+    temperature: _common.Temperature = 0.07,
+    views: _common.Views = "3x1",
+    short_side: _common.ShortSide = None,
+    crop: _common.Crop = None,
+    centre: _common.Centre = True,
     time: Annotated[
         Literal["normal", "shuffled", "reversed", "single", "static"],
         typer.Option(help="How the frames of a clip are shown."),
@@ -50,24 +40,13 @@ def probe(
         int | None,
         typer.Option(min=0, metavar="SEED", help="Fresh weights instead: an untrained baseline."),
     ] = None,
-    group: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REGEX",
-            help="Its first group, in a video's name, says which film a clip is from.",
-        ),
-    ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(file_okay=False, help="Folder of features; by default beside the encoder."),
-    ] = None,
-    precision: Annotated[
-        Literal["fp32", "bf16", "fp16"], typer.Option(help="To compute features in.")
-    ] = "fp32",
-    batch: Annotated[int, typer.Option(min=1, help="Clips that are encoded at once.")] = 16,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that decode; as many as cores.")
-    ] = None,
+    group: _common.Group = None,
+    cache: _common.FeatureCache = None,
+    precision: _common.FeaturePrecision = "fp32",
+    batch: _common.ClipsAtOnce = 16,
+    workers: _common.Decoders = None,
+    gpus: _common.Gpus = 1,
+    retry: _common.Retry = False,
     max_failed: Annotated[
         float, typer.Option(min=0, max=1, help="Share of videos that may fail; more exits with 3.")
     ] = 0.01,
@@ -78,9 +57,11 @@ def probe(
 ) -> None:
     """Score the frozen features of an encoder: neighbours, a linear classifier, retrieval.
 
-    Each video's features are computed once and kept, so that the next probe takes seconds. Videos
-    that cannot be read count as wrong. With --motion the same probe is scored on clips that are
-    shuffled, reversed, or stand still: what is lost is the accuracy that needs time.
+    Each video's features are computed once and kept, so that the next probe takes seconds. Several
+    processes share the videos: --gpus N on one machine, torchrun on several that share a disk.
+    Videos that cannot be read count as wrong; --retry reads those again that failed before. With
+    --motion the same probe is scored on clips that are shuffled, reversed, or stand still: what is
+    lost is the accuracy that needs time.
     """
     # Imported here because they pull in torch: `vidssl --help` must not wait for it.
     from vidssl.jobs import probe as job
@@ -103,9 +84,13 @@ def probe(
             precision=precision,
             workers=workers,
             clips_at_once=batch,
+            retry=retry,
         )
+        _common.start_processes(gpus, request.device)
         with _common.progress() as progress:
-            result = job.run(request, progress=progress)
+            result = job.run_together(request, progress=progress)
+        if result is None:
+            return
         if csv_to is not None:
             write_classes(result, csv_to)
         if json_to is not None:

@@ -1,7 +1,7 @@
 """``vidssl report-card``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 def report_card(
+    ctx: typer.Context,
     encoder: Annotated[
         Path, typer.Argument(metavar="ENCODER", help="Run, or encoder.safetensors, to look at.")
     ],
@@ -40,12 +41,11 @@ def report_card(
         typer.Option(
             metavar="chance|majority|random",
             help="What else to compare with: guessing, the most frequent class (which is there "
-            "unless others are named), the same network untrained. Repeatable.",
+            "unless others are named), the same network untrained, which takes as long again. "
+            "Repeatable.",
         ),
     ] = None,
-    probes: Annotated[
-        str, typer.Option(metavar="NAME,...", help="knn, linear, retrieval, few-shot, attentive.")
-    ] = "knn,linear,retrieval",
+    probes: _common.Probes = "knn,linear,retrieval",
     motion: Annotated[
         bool, typer.Option("--motion/--no-motion", help="Probe clips of damaged time too.")
     ] = True,
@@ -60,32 +60,19 @@ def report_card(
     ] = None,
     boxes_labels: Annotated[Path | None, typer.Option(help="Label map of the actions.")] = None,
     name: Annotated[str | None, typer.Option(help="What to call the encoder on the page.")] = None,
-    k: Annotated[int, typer.Option(min=1, help="Neighbours that vote.")] = 20,
-    temperature: Annotated[
-        float, typer.Option(min=1e-6, help="Votes weigh exp(cosine / temperature).")
-    ] = 0.07,
-    views: Annotated[
-        str, typer.Option(metavar="CLIPSxCROPS", help="What is seen of each video.")
-    ] = "3x1",
-    centre: Annotated[
-        bool, typer.Option("--centre/--no-centre", help="Subtract the mean before retrieval.")
-    ] = True,
-    group: Annotated[
-        str | None,
-        typer.Option(metavar="REGEX", help="Its first group names the film a video is from."),
-    ] = None,
-    short_side: Annotated[int | None, typer.Option(min=8, help="Pixels, before the crop.")] = None,
-    crop: Annotated[int | None, typer.Option(min=8, help="Pixels a side of what is seen.")] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder of features; probe beside the encoder otherwise.")
-    ] = None,
-    precision: Annotated[
-        Literal["fp32", "bf16", "fp16"], typer.Option(help="To compute features in.")
-    ] = "fp32",
-    batch: Annotated[int, typer.Option(min=1, help="Clips that are encoded at once.")] = 16,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that decode; as many as cores.")
-    ] = None,
+    k: _common.Neighbours = 20,
+    temperature: _common.Temperature = 0.07,
+    views: _common.Views = "3x1",
+    centre: _common.Centre = True,
+    group: _common.Group = None,
+    short_side: _common.ShortSide = None,
+    crop: _common.Crop = None,
+    cache: _common.FeatureCache = None,
+    precision: _common.FeaturePrecision = "fp32",
+    batch: _common.ClipsAtOnce = 16,
+    workers: _common.Decoders = None,
+    gpus: _common.Gpus = 1,
+    retry: _common.Retry = False,
     max_failed: Annotated[
         float,
         typer.Option(
@@ -98,7 +85,8 @@ def report_card(
 
     The page is one file that needs no network: scores with intervals, a map of the features whose
     points show their clips, nearest neighbours, confusion, mistakes, what needs motion, curves of
-    the training, and cost. card.json beside it has the numbers, and is what --compare takes.
+    the training, and cost. card.json beside it has the numbers, and is what --compare takes. With
+    --gpus N, or under torchrun, several processes share the reading of videos.
     """
     # Imported here because it pulls in torch: `vidssl --help` must not wait for it.
     from vidssl.jobs import probe
@@ -111,6 +99,7 @@ def report_card(
             motion=motion,
             name=name,
             boxes=job.boxes_of(boxes_on, boxes_train, boxes_test, boxes_labels),
+            command=_common.command(ctx),
             probing=probe.Request(
                 *(encoder, ""),
                 probes=probe.chosen(probes),
@@ -125,10 +114,14 @@ def report_card(
                 workers=workers,
                 precision=precision,
                 clips_at_once=batch,
+                retry=retry,
             ),
         )
+        _common.start_processes(gpus, request.probing.device)
         with _common.progress() as progress:
-            result = job.run(request, progress=progress)
+            result = job.run_together(request, progress=progress)
+        if result is None:
+            return
         if json_to is not None:
             _common.write_json(job.plain(result), json_to)
     if json_to != "-":

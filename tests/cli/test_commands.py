@@ -54,14 +54,15 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         ["recipe"],
         RECIPE
         | {"--encoder", "--videos", "--boxes", "--out", "--time-origin", "--gpus", "--part"}
-        | {"--max-failed"},
+        | {"--max-failed", "--retry"},
     ),
     "long-term": (
         ["recipe"],
         RECIPE
         | {"--encoder", "--videos", "--annotations", "--labels", "--boxes", "--train-boxes"}
         | {"--excluded", "--time-origin", "--out", "--steps", "--gpus", "--max-restarts"}
-        | {"--max-failed"},
+        | {"--max-failed", "--retry", "--slurm", "--nodes", "--partition", "--time"}
+        | {"--slurm-option", "--resume-prove", "--dry-run"},
     ),
     "detect": (
         ["video"],
@@ -94,7 +95,8 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         JSON
         | {"--encoder", "--train", "--test", "--probes", "--k", "--temperature", "--views"}
         | {"--short-side", "--crop", "--centre", "--time", "--motion", "--random", "--group"}
-        | {"--cache", "--precision", "--batch", "--workers", "--max-failed", "--csv"},
+        | {"--cache", "--precision", "--batch", "--workers", "--gpus", "--retry"}
+        | {"--max-failed", "--csv"},
     ),
     "export": (["checkpoint"], JSON | {"--format", "--out", "--crop"}),
     "report": (["run"], JSON),
@@ -103,7 +105,7 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         JSON
         | {"--on", "--test", "--out", "--compare", "--baseline", "--probes", "--motion", "--name"}
         | {"--k", "--temperature", "--views", "--centre", "--group", "--short-side", "--crop"}
-        | {"--cache", "--workers", "--precision", "--batch", "--max-failed"}
+        | {"--cache", "--workers", "--precision", "--batch", "--gpus", "--retry", "--max-failed"}
         | {"--boxes-on", "--boxes-train", "--boxes-test", "--boxes-labels"},
     ),
     "runs": (["folder", "names"], JSON | {"--sort", "--diff"}),

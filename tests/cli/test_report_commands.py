@@ -2,9 +2,11 @@
 
 import importlib
 import json
+import shlex
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
@@ -29,6 +31,26 @@ def invoke() -> Invoke:
         return CliRunner().invoke(app, [*arguments])
 
     return run
+
+
+def test_a_command_that_a_page_repeats_leaves_secrets_of_addresses_out() -> None:
+    (entry,) = entry_points(group="console_scripts", name="vidssl")
+    common = importlib.import_module(f"{entry.module.rpartition('.')[0]}._common")
+    app = typer.Typer()
+
+    @app.command("look")
+    def look(
+        ctx: typer.Context, what: str, on: Annotated[list[str], typer.Option()], fast: bool = False
+    ) -> None:
+        typer.echo(common.command(ctx))
+
+    secret = ("https://me:pass@host/list.csv?sig=key", "s3://bucket/a", "a folder")
+    options = [word for one in secret for word in ("--on", one)]
+    found = CliRunner().invoke(app, ["run", *options, "--fast"]).stdout
+    assert shlex.split(found) == [
+        *("vidssl", "look", "run", "--on", "https://...@host/list.csv?..."),
+        *("--on", "s3://bucket/a", "--on", "a folder", "--fast"),
+    ]
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from vidssl.detection.context import ContextConfig, decoder
 from vidssl.detection.detector import DetectionBatch, Detector, HeadConfig
 from vidssl.features.operators import BankWindow
 from vidssl.nn.reconstructor import Unit
+from vidssl.recipe import Detection, find, load
 
 Make = Callable[[], Encoder]
 Array = NDArray[np.float64]
@@ -59,6 +60,18 @@ def test_it_has_as_many_parameters_as_worked_out_by_hand(make_encoder: Make) -> 
     encoder.features = 2048
     whole = Detector(encoder, HeadConfig(context=decoder.Config()), num_classes=80)
     assert count(whole.classifier) == 384 * 80 + 80
+
+
+def test_the_recipe_of_const_cl_has_the_described_hidden_layer() -> None:
+    plan = load(Detection, find(Detection, "const_cl_decoder_ava"))
+    with torch.device("meta"):  # of 46 million weights only the number is asked
+        whole = Detector(plan.backbone.build(), plan.head, num_classes=80)
+    assert whole.context is not None
+    assert whole.context.features == 1024
+    # The decoder as above, a hidden layer with batch norm in place of its bias, 80 classes.
+    assert count(whole.context) == 6_146_020 + 384 * 1024 + 2 * 1024 == 6_541_284
+    assert count(whole.classifier) == 1024 * 80 + 80 == 82_000
+    assert count(whole) - count(whole.encoder) == 6_541_284 + 82_000
 
 
 def linear(layer: nn.Module, x: Array) -> Array:

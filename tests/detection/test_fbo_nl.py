@@ -71,6 +71,17 @@ def test_at_the_start_the_answer_is_the_box_itself_whatever_the_bank(
         assert torch.equal(operator(short, *window), expected)
 
 
+def test_the_post_form_starts_with_nothing_below_zero_as_its_description_says() -> None:
+    torch.manual_seed(0)
+    operator = Config(width=8, form="post").build(6, 5).eval()
+    assert isinstance(operator.query, nn.Linear)
+    operator.query.weight.data.copy_(torch.eye(8, 6))
+    short = torch.tensor([[2.0, -3.0, 0.5, -0.1, 0.0, 1.0]])
+    _, *window = inputs(boxes=1)
+    assert operator(short, *window).tolist() == [[2.0, 0.0, 0.5, 0.0, 0.0, 1.0, 0.0, 0.0]]
+    assert "ReLU(W_s S)" in (Config.build.__doc__ or "")
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("form", ["pre", "post"])
 def test_the_answer_equals_the_formula_box_by_box(

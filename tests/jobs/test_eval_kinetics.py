@@ -320,7 +320,15 @@ def test_other_classes_than_the_networks_are_refused(
     assert "'gray' is none of the network's 3 classes; did you mean 'grey'?" in said
     numbered = write_list(tmp_path / "numbers.csv", [(p, "3") for p, _ in rows])
     said = refused("eval-kinetics", "--checkpoint", network, "--videos", numbered)
-    assert "has 3 classes, 0 to 2; listing has a label 3" in said
+    assert "has 3 classes, 0 to 2 (dark to light); listing has others" in said
+    assert "label 3, of 9 videos" in said
+    rows = [(p, str(number)) for number, (p, _) in enumerate(all_of(videos))]
+    said = refused(
+        *("eval-kinetics", "--checkpoint", network),
+        *("--videos", write_list(tmp_path / "more.csv", rows)),
+    )
+    told = [line.strip() for line in said.splitlines() if ", of 1 videos" in line]
+    assert told == [f"label {number}, of 1 videos" for number in range(3, 9)]
 
 
 def test_numbers_of_a_network_without_names_need_as_many_classes(
@@ -339,6 +347,44 @@ def test_numbers_of_a_network_without_names_need_as_many_classes(
     told = json.loads(result.stdout)
     assert told["top1"] == 1.0
     assert "1 of 3 classes have no video in the list" in told["notes"]
+
+
+def test_numbers_for_a_network_with_names_are_places_in_its_classes_and_that_is_told(
+    evaluate: Callable[..., dict[str, object]], videos: Path, tmp_path: Path
+) -> None:
+    rows = [(path, str(NAMES.index(name))) for path, name in all_of(videos) if name != "grey"]
+    told = evaluate(write_list(tmp_path / "numbers.csv", rows), "--top", "1")
+    assert told["top1"] == 1.0
+    assert [one["name"] for one in told["classes"]] == NAMES  # type: ignore[attr-defined]
+    notes = told["notes"]
+    assert isinstance(notes, list)
+    assert (
+        "labels are numbers, taken as places in the network's classes: "
+        "0 is dark, 1 is grey, 2 is light"
+    ) in notes
+    assert "1 of 3 classes have no video in the list: grey" in notes
+    # the same of saved scores
+    saved = tmp_path / "out" / "scores.parquet"
+    again = job.rescore([saved], videos=str(tmp_path / "numbers.csv"))
+    assert again.over_expected.top["1"] == 1.0
+    assert {*notes} <= {*again.notes}
+
+
+def test_classes_that_are_called_by_numbers_are_not_taken_for_places(
+    cli: Cli, refused: Refused, videos: Path, tmp_path: Path
+) -> None:
+    # As from class folders 1, 10 and 2: the first column is called 1, the last 2.
+    folder = save(tmp_path / "net", ["1", "10", "2"], {})
+    called = {"dark": "1", "grey": "10", "light": "2"}
+    rows = [(path, called[name]) for path, name in all_of(videos)]
+    command = ("eval-kinetics", "--checkpoint", folder, *SMALL, "--views", "1x1", "--json", "-")
+    result = cli(*command, "--videos", write_list(tmp_path / "numbers.csv", rows))
+    told = json.loads(result.stdout)
+    assert told["top1"] == 1.0
+    assert "classes are called by numbers" in told["notes"][0]
+    places = [(path, str(NAMES.index(name))) for path, name in all_of(videos)]
+    said = refused(*command, "--videos", write_list(tmp_path / "places.csv", places))
+    assert "'0' is none of the network's 3 classes" in said
 
 
 def test_videos_without_labels_or_a_classifier_are_refused(
@@ -573,6 +619,29 @@ def test_options_of_a_test_are_refused_where_nothing_is_tested(
     assert "--views, --pooled: of no use with --scores" in said
     pair = ("--verb", tmp_path / "v", "--noun", tmp_path / "n")
     assert "--confusion: of no use with --verb" in refused("eval-kinetics", *pair, "--confusion")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("--precision=fp32", "--precision=bf16", "--fully-convolutional", "--batch=10"),
+        *("--workers=2", "--device=auto", "--gpus=1"),
+    ],
+)
+def test_an_option_of_a_test_is_refused_though_it_be_given_its_usual_value(
+    refused: Refused, tmp_path: Path, option: str
+) -> None:
+    said = refused("eval-kinetics", "--scores", tmp_path / "s", option)
+    assert f"{option.split('=')[0]}: of no use with --scores; leave it out" in said
+
+
+def test_actions_have_no_rows_of_classes_and_a_csv_of_them_is_refused(
+    refused: Refused, tmp_path: Path
+) -> None:
+    pair = ("--verb", tmp_path / "v", "--noun", tmp_path / "n")
+    said = refused("eval-kinetics", *pair, "--csv", tmp_path / "classes.csv")
+    assert "--csv: of no use with --verb; leave it out" in said
+    assert not (tmp_path / "classes.csv").exists()
 
 
 def test_rows_that_share_a_name_are_told_apart_and_equal_ones_count_once(

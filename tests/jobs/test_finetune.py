@@ -6,11 +6,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from typer.testing import Result
 
-from vidssl.train.folder import read_events, read_log
+from vidssl.errors import OutputError
+from vidssl.features import Bank, BankIdentity, BankRows, BankWriter
+from vidssl.jobs._banks import identity_of, same_bank
+from vidssl.train.folder import Terms, claim, read_events, read_log
 
 Cli = Callable[..., Result]
 Refused = Callable[..., str]
@@ -375,6 +379,79 @@ def test_an_unfinished_bank_is_refused(
     (copy / "bank.json").write_text(json.dumps({**manifest, "complete": False}))
     told = started(pretrained, "--bank", "bank", recipe="detection_bank")
     assert "bank: the bank is not complete (4 of 4 shards)" in told
+
+
+@pytest.fixture
+def made_anew(bank: Path, tmp_path: Path) -> Callable[[], None]:
+    """Put a bank of the same encoder at the same path, as if of larger pictures."""
+
+    def make() -> None:
+        copy = tmp_path / "bank"
+        shutil.rmtree(copy)
+        there = Bank.open(bank)
+        recipe = {**there.identity.details["recipe"], "short_side_px": 64}
+        identity = BankIdentity(there.encoder_hash, {**there.identity.details, "recipe": recipe})
+        plan = [[video] for video in there.videos]
+        writer = BankWriter(copy, dim=there.dim, identity=identity, plan=plan)
+        for shard, (table, features) in enumerate(there.shards()):
+            sides = [table[name].to_numpy() for name in ("x1", "y1", "x2", "y2")]
+            boxes = np.stack(sides, axis=1)
+            second, score = table["second"].to_numpy(), table["score"].to_numpy()
+            videos = table["video"].to_pylist()
+            writer.write_shard(shard, BankRows(videos, second, boxes, score, features * 2))
+        writer.close()
+
+    return make
+
+
+def test_a_bank_made_anew_at_the_same_path_is_another_run_s(
+    cli: Cli,
+    refused: Refused,
+    tiny: dict[str, Path],
+    training_data: list[object],
+    detector: Path,
+    bank: Path,
+    tmp_path: Path,
+    made_anew: Callable[[], None],
+) -> None:
+    shutil.copytree(bank, tmp_path / "bank")
+    command = (
+        *("finetune", tiny["detection_bank"], "--encoder", detector, *training_data),
+        *("--bank", tmp_path / "bank", "--out", tmp_path / "run"),
+    )
+    assert cli(*command).exit_code == 0
+    assert cli(*command).exit_code == 0  # the same run, which is finished
+    identity = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert identity["bank_content"]["rows"] == len(Bank.open(bank))
+    made_anew()
+    told = refused(*command)
+    assert "run: belongs to another run" in told
+    here, there = (Bank.open(folder).content_hash for folder in (tmp_path / "bank", bank))
+    assert f'bank_content.sha256: "{there}" there, "{here}" asked' in told
+    assert "bank_content.made_by.recipe.short_side_px: 48 there, 64 asked" in told
+    assert "run: belongs to another run" in refused(*command, "--resume-prove", 1)
+    # A run of before, which did not keep what it read, is gone on with, and keeps it from then on.
+    del identity["bank_content"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(identity))
+    assert cli(*command).exit_code == 0
+    identity = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert identity["bank_content"]["sha256"] == here
+
+
+def test_equal_rows_are_the_same_bank_whatever_is_said_of_their_making(
+    bank: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(bank, tmp_path / "bank"))
+    about = json.loads((copy / "bank.json").read_text())
+    about["identity"]["decoder"] = "pyav-99.0"
+    (copy / "bank.json").write_text(json.dumps(about))
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text(json.dumps(identity_of(Bank.open(bank))))
+    other = Bank.open(copy)
+    assert claim(run, identity_of(other), same_bank(Terms(), other)) == []
+    with pytest.raises(OutputError, match=r"made_by\.decoder"):
+        claim(run, identity_of(other))
 
 
 # --- folders that are somebody else's

@@ -56,7 +56,8 @@ def arguments(
 def done(cli: Cli, arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All three stages finished; not to be written to."""
     out = tmp_path_factory.mktemp("long_term") / "out"
-    result = cli(*arguments(out))
+    saved = [f"{name}.save_every=1" for name in ("first", "second")]
+    result = cli(*arguments(out, *(word for change in saved for word in ("--set", change))))
     assert result.exit_code == 0, result.output
     return out
 
@@ -199,6 +200,100 @@ def test_a_bank_that_lacks_too_much_ends_it_before_the_second(
     assert not (out / "second").exists()
     told = told_of(cli(*arguments(out, *more, "--max-failed", "0.9", "--json", "-")))
     assert told["done_now"] == ["second"]
+
+
+def test_what_failed_in_the_bank_is_tried_again_once_its_cause_is_gone(
+    cli: Cli, arguments: Arguments, playground_copy: Path, done: Path, tmp_path: Path
+) -> None:
+    videos, out = playground_copy / "videos", tmp_path / "out"
+    (videos / "val_000.mp4").rename(tmp_path / "aside.mp4")  # trained on are the others
+    command = arguments(out, "--videos", videos)
+    assert cli(*command).exit_code == 3
+    (tmp_path / "aside.mp4").rename(videos / "val_000.mp4")
+    result = cli(*command)
+    assert result.exit_code == 3  # not of itself
+    assert "set aside: val_000: no such video" in result.stdout
+    assert "give the same command with --retry, or allow for more with" in result.stderr
+    shards = [out / "bank" / f"shard-{number:05d}.npy" for number in range(3)]
+    before = [shard.stat().st_mtime_ns for shard in shards]
+    told = told_of(cli(*command, "--retry", "--json", "-"))
+    assert told["done_now"] == ["bank", "second"]
+    assert told["failures"][0] == 0
+    assert [shard.stat().st_mtime_ns for shard in shards] == before
+    assert starts(out / "first") == 1
+    # All is as if nothing had been amiss.
+    assert content(out / "bank", "*.npy", "*.parquet") == content(
+        done / "bank", "*.npy", "*.parquet"
+    )
+    assert content(out / "second", "*.safetensors") == content(done / "second", "*.safetensors")
+    assert told_of(cli(*command, "--retry", "--json", "-"))["done_now"] == []
+
+
+def test_a_bank_that_is_read_already_is_not_changed(
+    cli: Cli, arguments: Arguments, copy: Path
+) -> None:
+    stages = json.loads((copy / "stages.json").read_text())
+    rows = stages["second"]["bank"]
+    stages["bank"]["failures"] = [3, 900, "key frames"]
+    stages["second"]["bank"] = "0123456789abcdef"
+    (copy / "stages.json").write_text(json.dumps(stages))
+    result = cli(*arguments(copy, "--retry"))
+    assert result.exit_code == 2
+    assert "of which 3 of 900 key frames failed; remove" in result.stderr
+    result = cli(*arguments(copy))
+    assert result.exit_code == 2
+    assert "was trained on rows of a bank with the hash 0123456789abcdef" in result.stderr
+    assert f"the bank there now has {rows}; remove" in result.stderr
+    shutil.rmtree(copy / "second")
+    assert told_of(cli(*arguments(copy, "--json", "-")))["done_now"] == ["second"]
+
+
+def test_a_job_of_slurm_has_cores_for_the_stage_with_the_most_workers(
+    cli: Cli, recipe: Path, tmp_path: Path
+) -> None:
+    result = cli(
+        *("long-term", recipe, "--encoder", "random", "--videos", "v", "--annotations", "a.csv"),
+        *("--labels", "l.csv", "--out", tmp_path / "out", "--slurm", "--gpus", 2, "--time", 90),
+        *("--dry-run", "--set", "extract.loader.workers=3", "--set", "first.device=cpu"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "#SBATCH --cpus-per-task=8\n" in result.stdout  # 2 processes, each with 3 workers
+    assert "--gpus" not in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_forecast_does_a_little_of_each_stage_and_writes_nothing(
+    cli: Cli, arguments: Arguments, done: Path, tmp_path: Path
+) -> None:
+    told = told_of(cli(*arguments(tmp_path / "out", "--dry-run")))
+    assert not list(tmp_path.iterdir())
+    record = json.loads((done / "stages.json").read_text())
+    made = record["bank"]["result"]
+    assert (told["bank"]["rows"], told["bank"]["keyframes"]) == (made["rows"], made["keyframes"])
+    assert told["bank"]["disk_gb"] == pytest.approx(made["rows"] * made["dim"] * 2 / 2**30)
+    for name in ("first", "second"):
+        assert told[name]["steps"] == 2
+        assert told[name]["samples"] == record[name]["result"]["keyframes"]
+    more = told["second"]["trained_parameters"] - told["first"]["trained_parameters"]
+    assert more > 0  # the operator
+    parts = [told[name]["hours"] for name in ("first", "bank", "second")]
+    assert told["hours"] == pytest.approx(sum(parts))
+
+
+def test_both_trainings_do_steps_again(
+    cli: Cli, refused: Refused, arguments: Arguments, done: Path, tmp_path: Path
+) -> None:
+    assert "none: holds no training" in refused(*arguments("none"), "--resume-prove", 1)
+    before = {path: path.stat().st_mtime_ns for path in done.rglob("*")}
+    result = cli(*arguments(done), "--resume-prove", 1, "--json", tmp_path / "told.json")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert [lines[0], lines[2]] == [f"{done / name}:" for name in ("first", "second")]
+    assert result.stdout.count("all equal") == 2
+    told = json.loads((tmp_path / "told.json").read_text())
+    found = {name: (proof["first"], proof["differences"]) for name, proof in told.items()}
+    assert found == {"first": (1, []), "second": (1, [])}
+    assert {path: path.stat().st_mtime_ns for path in done.rglob("*")} == before
 
 
 def test_two_processes_do_all_three(arguments: Arguments, done: Path, tmp_path: Path) -> None:

@@ -211,6 +211,12 @@ def test_a_bank_of_clips_is_made_and_read(
     assert second.exit_code == 0, second.output
 
 
+def test_a_run_is_known_by_the_rows_that_it_reads(run: Path, bank: Path) -> None:
+    identity = json.loads((run / "run.json").read_text())
+    assert identity["bank_content"]["sha256"] == Bank.open(bank).content_hash
+    assert identity["bank_content"]["rows"] == len(Bank.open(bank))
+
+
 # --- its test
 
 

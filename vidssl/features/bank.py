@@ -4,6 +4,7 @@ Array suffixes: Q rows of a window, D features.
 """
 
 import hashlib
+import json
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -100,6 +101,20 @@ class Bank:
     def encoder_hash(self) -> str:
         """The hash of the weights that made the features."""
         return self._manifest.identity.encoder_hash
+
+    @property
+    def content_hash(self) -> str:
+        """A short hash of all rows, from the checksums that were taken when they were written.
+
+        It is the same of a bank made anew with the same bytes, by whichever version.
+        """
+        manifest = self._manifest
+        content = [
+            [*videos, record.rows, record.npy_sha256, record.parquet_sha256]
+            for videos, record in zip(manifest.plan, manifest.records, strict=True)
+        ]
+        told = json.dumps([manifest.kind, manifest.dim, content])
+        return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     def __len__(self) -> int:
         """Return the number of rows."""

@@ -47,13 +47,19 @@ class BankIdentity:
 class ShardRecord:
     """One finished shard: how many rows, and the SHA-256 of its two files.
 
-    ``failed_keyframes`` counts those that belong into it and could not be read.
+    ``failed_keyframes`` counts those that belong into it and could not be read; ``made_of`` hashes
+    the videos' files as they were then, and is empty if nobody said it.
     """
 
     rows: int
     npy_sha256: str
     parquet_sha256: str
     failed_keyframes: int = 0
+    made_of: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the record as it stands in a file; what was not said does not."""
+        return {key: value for key, value in asdict(self).items() if key != "made_of" or value}
 
     def problems(self, folder: Path, name: str) -> list[str]:
         """Return what is wrong with the shard's files, by checksum; empty if nothing is."""
@@ -120,7 +126,7 @@ class Manifest:
             for index, videos in enumerate(self.plan)
         ]
         for shard, record in zip(shards, self.records, strict=False):
-            shard.update(asdict(record))
+            shard.update(record.as_json())
         write_json(
             folder / BANK_JSON, {**self.described(), "complete": self.complete, "shards": shards}
         )
@@ -169,6 +175,7 @@ def record_of(content: Mapping[str, Any]) -> ShardRecord:
         npy_sha256=str(content["npy_sha256"]),
         parquet_sha256=str(content["parquet_sha256"]),
         failed_keyframes=int(content.get("failed_keyframes", 0)),
+        made_of=str(content.get("made_of", "")),
     )
 
 

@@ -47,7 +47,7 @@ def merge(parts: Sequence[Path], folder: Path) -> Bank:
         for suffix in SUFFIXES:
             with replacing(folder / f"{name}.{suffix}") as aside:
                 shutil.copyfile(part / f"{name}.{suffix}", aside)
-        write_json(folder / f"{name}.json", {"name": name, **vars(record)})
+        write_json(folder / f"{name}.json", {"name": name, **record.as_json()})
     return writer.close()
 
 

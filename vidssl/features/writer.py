@@ -68,10 +68,13 @@ class BankWriter:
         shards = range(len(self._manifest.plan)) if among is None else among
         return [index for index in shards if not self._sound(index)]
 
-    def write_shard(self, index: int, rows: BankRows, *, failed_keyframes: int = 0) -> None:
+    def write_shard(
+        self, index: int, rows: BankRows, *, failed_keyframes: int = 0, made_of: str = ""
+    ) -> None:
         """Write one shard, in place of what was there of it.
 
-        ``failed_keyframes`` are those that could not be read, of which there are no rows.
+        ``failed_keyframes`` are those that could not be read, of which there are no rows;
+        ``made_of`` may hash the videos' files.
 
         Raises:
             BankError: if a number of ``rows`` is not finite or does not fit float16.
@@ -87,9 +90,42 @@ class BankWriter:
         name = shard_name(index)
         _clean(self.folder, name)
         files = _write_files(self.folder / name, features_ND, table)
-        record = replace(files, failed_keyframes=failed_keyframes)
+        record = replace(files, failed_keyframes=failed_keyframes, made_of=made_of)
         # Last, as it vouches for both; until then an older record's checksums match neither.
-        write_json(self.folder / f"{name}.json", {"name": name, **vars(record)})
+        write_json(self.folder / f"{name}.json", {"name": name, **record.as_json()})
+
+    def videos_in(self, index: int) -> set[str]:
+        """Return the videos that a finished shard has rows of.
+
+        Raises:
+            BankError: if it is absent, or the table of its rows is damaged.
+        """
+        path = self.folder / f"{shard_name(index)}.parquet"
+        record = read_record(self.folder, index)
+        if record is None or not path.is_file() or sha256(path) != record.parquet_sha256:
+            raise self._damaged(index)
+        with pq.ParquetFile(path) as file:
+            return {*file.read(["video"])["video"].to_pylist()}
+
+    def rows(self, index: int) -> BankRows:
+        """Return what was written of a shard, to write it with further rows.
+
+        Raises:
+            BankError: if it is absent or damaged.
+        """
+        if not self._sound(index):
+            raise self._damaged(index)
+        stem = self.folder / shard_name(index)
+        with pq.ParquetFile(stem.with_suffix(".parquet")) as file:
+            table = file.read()
+        sides = [table[side].to_numpy() for side in ("x1", "y1", "x2", "y2")]
+        return BankRows(
+            table["video"].to_pylist(),
+            table["second"].to_numpy(),
+            np.stack(sides, axis=1),
+            table["score"].to_numpy(),
+            np.load(stem.with_suffix(".npy")),
+        )
 
     def close(self) -> Bank:
         """Declare the bank complete and open it; by one process, when all others have finished.
@@ -113,6 +149,9 @@ class BankWriter:
         for stem in ("bank", "shard-*"):
             _clean(self.folder, stem)
         return Bank.open(self.folder)
+
+    def _damaged(self, index: int) -> BankError:
+        return BankError(f"{self.folder}: {shard_name(index)} is missing or damaged")
 
     def _sound(self, index: int) -> bool:
         record = read_record(self.folder, index)

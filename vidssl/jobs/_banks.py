@@ -1,7 +1,7 @@
-"""What training a classifier that reads a bank, and testing it, have in common."""
+"""What trainings that read a bank, and the testing of a classifier that does, have in common."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from vidssl.features.manifest import BANK_JSON
 from vidssl.features.operators import BankWindow, OperatorConfig
 from vidssl.files import sha256
 from vidssl.jobs._detector import made_by, require_made_alike
+from vidssl.train.folder import Terms
 from vidssl.video.storage import Location, video_id
 
 
@@ -32,6 +33,40 @@ def bank_for(
     if path is None:
         raise BankError(f"{who} reads a feature bank: give one with {option}")
     return Bank.open(path)
+
+
+CONTENT = "bank_content"
+"""Of a run's identity: which rows of a bank it reads."""
+
+
+def identity_of(bank: Bank | None) -> dict[str, Any]:
+    """Return what a run is known by of the bank that it reads: its rows, and who made them how.
+
+    Taken from the bank's own manifest; no feature is read.
+    """
+    if bank is None:
+        return {}
+    sizes = {"rows": len(bank), "videos": len(bank.videos)}
+    details = dict(bank.identity.details)
+    return {CONTENT: {"sha256": bank.content_hash, **sizes, "made_by": details}}
+
+
+def same_bank(terms: Terms, bank: Bank | None) -> Terms:
+    """Return terms on which a bank is the same if its rows are, whatever is said of their making.
+
+    Runs that did not keep which rows they read are gone on with.
+    """
+    here = identity_of(bank)
+
+    def renewed(identity: dict[str, Any]) -> dict[str, Any]:
+        found = terms.renewed(identity)
+        there = found.get(CONTENT)
+        if not here or there is None:
+            return {**found, **here}
+        is_same = isinstance(there, dict) and there.get("sha256") == here[CONTENT]["sha256"]
+        return {**found, **here} if is_same else found
+
+    return replace(terms, renewed=renewed)
 
 
 def facts_of(bank: Bank) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -230,26 +230,51 @@ def matched(
 ) -> tuple[Tested, tuple[str, ...] | None]:
     """Return the items with labels as columns of the scores, and the columns' names if known.
 
-    By name where both have names, in any order; else by number, where the counts must agree.
+    By name where both have names, in any order; else by number, where the counts must agree: the
+    numbers of a list without names are places in the network's list of classes, unless its classes
+    are called by numbers themselves. What was taken for granted is noted.
 
     Raises:
         CheckpointError: if the source has classes that the network does not know.
     """
     if names is not None and list(names) == [str(number) for number in range(num_classes)]:
         names = None  # numbers, as a list without names was trained on
-    if found.classes and names is not None:
+    notes = list(found.notes)
+    if names is not None and found.classes:
         column = _by_name(found, list(names), where)
+    elif names is not None and all(name.isdecimal() for name in names):
+        numbers = {label: str(label) for label in sorted(_labels(found))}
+        column = _by_name(replace(found, classes=numbers), [str(int(n)) for n in names], where)
+        notes.append("the network's classes are called by numbers, and the list's labels are these")
     else:
-        column = _by_number(found, num_classes, where)
+        column = _by_number(found, names, num_classes, where)
+        if names is not None:
+            told = _named(enumerate(names))
+            notes.append(f"labels are numbers, taken as places in the network's classes: {told}")
+        elif found.classes:
+            told = _named(sorted(found.classes.items()))
+            notes.append(f"the network's classes have no names, taken to be the list's: {told}")
     items = [replace(i, labels=tuple(column[label] for label in i.labels)) for i in found.items]
     own = None if names is None else tuple(names)
     if own is None and found.classes:
         own = tuple(found.classes[number] for number in range(num_classes))
-    notes = list(found.notes)
-    if idle := num_classes - len({label for item in items for label in item.labels}):
-        notes.append(f"{idle} of {num_classes} classes have no video in the list")
+    if idle := sorted({*range(num_classes)} - {label for item in items for label in item.labels}):
+        which = "" if own is None else f": {_some([own[number] for number in idle])}"
+        notes.append(f"{len(idle)} of {num_classes} classes have no video in the list{which}")
     named = dict(enumerate(own)) if own is not None else {}
     return replace(found, items=items, classes=named, notes=notes), own
+
+
+def _labels(found: Tested) -> set[int]:
+    return {label for item in found.items for label in item.labels}
+
+
+def _named(pairs: Iterable[tuple[int, str]]) -> str:
+    return _some([f"{number} is {name}" for number, name in pairs])
+
+
+def _some(words: Sequence[str]) -> str:
+    return ", ".join([*words[:SHOWN], *(["..."] if len(words) > SHOWN else [])])
 
 
 def _by_name(found: Tested, names: list[str], where: str) -> dict[int, int]:
@@ -268,19 +293,30 @@ def _by_name(found: Tested, names: list[str], where: str) -> dict[int, int]:
     return {number: column[name] for number, name in found.classes.items()}
 
 
-def _by_number(found: Tested, num_classes: int, where: str) -> dict[int, int]:
-    numbers = {label for item in found.items for label in item.labels}
+def _by_number(
+    found: Tested, names: Sequence[str] | None, num_classes: int, where: str
+) -> dict[int, int]:
     if found.classes and sorted(found.classes) != list(range(num_classes)):
         raise CheckpointError(
             f"{where}: has {num_classes} classes without names, {found.source} {len(found.classes)}"
             " with names; expected as many, as columns go by their numbers"
         )
-    if max(numbers) >= num_classes:
+    if strange := sorted(label for label in _labels(found) if label >= num_classes):
+        ends = "" if names is None else f" ({names[0]} to {names[-1]})"
+        told = [
+            f"label {label}, of {sum(label in item.labels for item in found.items)} videos"
+            for label in strange[:SHOWN]
+        ]
+        told += [f"label {label}" for label in strange[SHOWN:]]
         raise CheckpointError(
-            f"{where}: has {num_classes} classes, 0 to {num_classes - 1}; {found.source} has a "
-            f"label {max(numbers)}"
+            listed(
+                f"{where}: has {num_classes} classes, 0 to {num_classes - 1}{ends}; "
+                f"{found.source} has others",
+                told,
+                SHOWN,
+            )
         )
-    return {number: number for number in numbers}
+    return {number: number for number in _labels(found)}
 
 
 def labelled(scores: Scores, found: Tested, name: str) -> tuple[Scores, list[str]]:

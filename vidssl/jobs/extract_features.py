@@ -3,9 +3,10 @@
 import hashlib
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -33,9 +34,10 @@ from vidssl.detection.detector import DetectionBatch
 from vidssl.detection.roi_head import RoIHead
 from vidssl.errors import AnnotationError, Interrupted, RecipeError, VidsslError
 from vidssl.features import BankIdentity, BankRows, BankWriter
-from vidssl.features.manifest import Kind
+from vidssl.features.manifest import Kind, Manifest
 from vidssl.features.writer import require_place
 from vidssl.files import sha256
+from vidssl.jobs import _bank_again as again
 from vidssl.jobs import _detector as shared
 from vidssl.jobs import bank as banks
 from vidssl.jobs._geometry import remark
@@ -59,6 +61,7 @@ from vidssl.video.storage import stat, video_id
 from vidssl.video.workers import preload
 
 INDEX = ".index.parquet"  # of the videos, in the bank's folder while it is being made
+MEASURED_BATCHES = 4
 HARMLESS = ("loader", "device", "batch")
 """Keys of a recipe that do not decide what is in a bank."""
 
@@ -130,6 +133,7 @@ def run(
     *,
     time_origin: str = "auto",
     part: str = "1/1",
+    retry: bool = False,
     progress: Progress = silent,
 ) -> ExtractResult:
     """Write a bank to ``out``, or finish it where it was stopped.
@@ -140,20 +144,24 @@ def run(
     from a video's beginning.
 
     Processes that torchrun started share the shards. ``part``, ``K/N``, writes one N-th of them, to
-    be merged with the others.
+    be merged with the others. ``retry`` writes those again in which key frames failed, and adds
+    videos that there are now; the rows are those of a bank made at once, the shards may not be.
 
     Raises:
         RecipeError: if boxes are given where none are asked for or the reverse, or there is no such
-            part or layer.
+            part or layer; or for another try at a part.
         AnnotationError: if the boxes are wrong, or no video is there for them.
         CheckpointError: if the encoder is absent, damaged or does not fit the recipe.
-        BankError: if ``out`` holds another bank.
+        BankError: if ``out`` holds another bank, or on another try one of videos that cannot be
+            used any more.
         OutputError: if ``out`` holds something else.
         Interrupted: on Ctrl-C, after the shards so far; the same call writes the rest.
     """
     started = time.monotonic()
     preload(["vidssl.data.keyframes"])
     share = Part.parse(part)
+    if retry and share.of > 1:
+        raise RecipeError(f"--retry: is for a whole bank; leave --part {part}")
     trunk, card = shared.load_encoder(encoder, plan.backbone)
     remark(card, plan.backbone, None, progress)
     if plan.layers:
@@ -161,24 +169,30 @@ def run(
     people = people_of(plan, boxes)
     with joined():
         with first_here(), _beginning(out):
+            if retry and rank() == 0 and (out / INDEX).exists():  # of a call that was stopped
+                open_index(videos, out / INDEX, progress, retry=True)
             placed = _placed(plan, people, videos, out / INDEX, time_origin, progress)
-            names = sorted(placed.paths)
-            size = plan.videos_per_shard
-            shards = [names[first : first + size] for first in range(0, len(names), size)]
+            names, made_of = sorted(placed.paths), partial(_fingerprint, _files(placed))
             details = {
                 "recipe": plan.model_dump(mode="json", exclude={*HARMLESS}),
                 "boxes": [sha256(path)[:16] for path in boxes],
-                "videos": _fingerprint(placed),
+                again.VIDEOS: made_of(names),
                 "decoder": decoder_version(plan.decoder),
             }
             identity = BankIdentity(card["hash"], details)
+            if retry and rank() == 0:
+                wanted = Manifest(trunk.features, identity, (tuple(names),), kind=plan.features)
+                again.reopen(out, wanted, plan.videos_per_shard, made_of, placed.unusable)
+            shards = again.planned(out, names, plan.videos_per_shard)
             writer = BankWriter(
                 out, dim=trunk.features, identity=identity, plan=shards, kind=plan.features
             )
         in_part = range(len(shards))[share.number - 1 :: share.of]
         own = in_part[rank() :: world_size()]
         try:
-            failed = _write(writer, own, shards, placed, _Extractor(plan, trunk), progress)
+            hashes = [made_of(videos) for videos in shards]
+            work = _Work(shards, hashes, placed)
+            failed = _write(writer, own, work, _Extractor(plan, trunk), progress)
             wait_for_all()
         except KeyboardInterrupt:
             left = len(writer.missing(own))
@@ -208,6 +222,55 @@ def run(
         encoder_hash=info.encoder_hash,
         seconds=time.monotonic() - started,
     )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an extraction took of a few videos, and the bank of some of their key frames.
+
+    ``keyframe_s`` is of one process, reading by workers beside it. ``keyframes`` and ``rows`` are
+    those of all boxes, or of the few videos where a video's length tells how many it has.
+    """
+
+    bank: Path
+    keyframes: int
+    rows: int
+    dim: int
+    keyframe_s: float
+
+
+def measure(
+    plan: Extract, encoder: Path, videos: str, boxes: Sequence[Path], out: Path, time_origin: str
+) -> Measured:
+    """Extract some batches of a few ``videos`` to ``out``, the first one untimed.
+
+    Raises:
+        VidsslError: as :func:`run` does.
+    """
+    trunk, card = shared.load_encoder(encoder, plan.backbone)
+    if plan.layers:
+        trunk = Tapped(trunk, plan.layers, plan.backbone.frames)
+    people = people_of(plan, boxes)
+    placed = _placed(plan, people, videos, out.with_name("few.parquet"), time_origin, silent)
+    every = placed.moments if people is None else people
+    some = placed.moments[: plan.batch * MEASURED_BATCHES]
+    extractor = _Extractor(plan, trunk)
+    extractor.rows(replace(placed, moments=some[: plan.batch]), silent, len(some))
+    started = time.monotonic()
+    rows, _ = extractor.rows(replace(placed, moments=some), silent, len(some))
+    keyframe_s = (time.monotonic() - started) / len(some)
+    details = {"recipe": plan.model_dump(mode="json"), "decoder": decoder_version(plan.decoder)}
+    writer = BankWriter(
+        out,
+        dim=trunk.features,
+        identity=BankIdentity(card["hash"], details),
+        plan=[sorted(placed.paths)],
+        kind=plan.features,
+    )
+    writer.write_shard(0, rows)
+    writer.close()
+    count = sum(len(moment.boxes) for moment in every)
+    return Measured(out, len(every), count, trunk.features, keyframe_s)
 
 
 def people_of(plan: Extract, boxes: Sequence[Path]) -> list[Moment] | None:
@@ -287,27 +350,35 @@ def _regular(
         yield Moment(video, origin_s + number / rate, boxes, labels, scores)
 
 
+@dataclass(frozen=True)
+class _Work:
+    """The videos of each shard, the hash of their files, and the key frames of all."""
+
+    shards: again.Plan
+    made_of: Sequence[str]
+    placed: Placed
+
+
 def _write(
     writer: BankWriter,
     own: Sequence[int],
-    shards: Sequence[Sequence[str]],
-    placed: Placed,
+    work: "_Work",
     extractor: "_Extractor",
     progress: Progress,
 ) -> dict[str, str]:
     """Write those of the shards that are missing; return why videos could not be read."""
     missing = writer.missing(own)
-    shard_of = {video: shard for shard in missing for video in shards[shard]}
+    shard_of = {video: shard for shard in missing for video in work.shards[shard]}
     moments: dict[int, list[Moment]] = {shard: [] for shard in missing}
-    for moment in placed.moments:
+    for moment in work.placed.moments:
         if moment.video in shard_of:
             moments[shard_of[moment.video]].append(moment)
     total = sum(map(len, moments.values()))
     failed: dict[str, str] = {}
     for shard, mine in moments.items():
-        rows, lost = extractor.rows(replace(placed, moments=mine), progress, total)
+        rows, lost = extractor.rows(replace(work.placed, moments=mine), progress, total)
         failed |= dict(lost)
-        writer.write_shard(shard, rows, failed_keyframes=len(lost))
+        writer.write_shard(shard, rows, failed_keyframes=len(lost), made_of=work.made_of[shard])
     return failed
 
 
@@ -377,10 +448,16 @@ class _Extractor:
         return pooled
 
 
-def _fingerprint(placed: Placed) -> str:
-    """Return a short hash of the videos' names, sizes and time origins."""
-    digest = hashlib.sha256()
-    for video, path in sorted(placed.paths.items()):
+def _files(placed: Placed) -> dict[str, str]:
+    """Return a line for each video with its name, size and time origin."""
+    lines = {}
+    for video, path in placed.paths.items():
         origin_s = placed.origin_s(video)
-        digest.update(f"{video} {stat(path).bytes}{f' {origin_s}' if origin_s else ''}\n".encode())
-    return digest.hexdigest()[:16]
+        lines[video] = f"{video} {stat(path).bytes}{f' {origin_s}' if origin_s else ''}\n"
+    return lines
+
+
+def _fingerprint(files: Mapping[str, str], videos: Sequence[str]) -> str:
+    """Return a short hash of the lines of some videos."""
+    told = "".join(files[video] for video in sorted(videos))
+    return hashlib.sha256(told.encode()).hexdigest()[:16]

@@ -31,6 +31,7 @@ from vidssl.jobs import _forecast as forecasting
 from vidssl.jobs import _pace as pace
 from vidssl.jobs import _training as training
 from vidssl.jobs import report
+from vidssl.jobs._banks import identity_of, same_bank
 from vidssl.jobs._geometry import remark
 from vidssl.nn.distributed import first_here, joined, rank
 from vidssl.progress import Progress, silent
@@ -110,7 +111,7 @@ def run(
         CheckpointError: if the encoder is absent, damaged or does not fit the recipe.
         BankError: if the recipe's operator has no bank, or the bank no operator, or none of the
             videos.
-        OutputError: if ``out`` belongs to another run.
+        OutputError: if ``out`` belongs to another run, or one that read another bank's rows.
         Interrupted: on Ctrl-C, after a checkpoint; the same call goes on from it.
     """
     started = time.monotonic()
@@ -122,7 +123,7 @@ def run(
     shared.require_videos(bank, moments)
     origin = None if encoder == shared.RANDOM else _card(Path(encoder), plan)
     identity = _identity(plan, encoder, origin, data, bank)
-    terms = training.terms(Detection)
+    terms = same_bank(training.terms(Detection), bank)
     claim(out, identity, terms)
     if resume:
         training.require_checkpoint(out)
@@ -207,7 +208,8 @@ def prove(
     bank = open_bank(plan, data.bank)
     shared.require_videos(bank, moments)
     origin = None if encoder == shared.RANDOM else _card(Path(encoder), plan)
-    claim(out, _identity(plan, encoder, origin, data, bank), training.terms(Detection))
+    terms = same_bank(training.terms(Detection), bank)
+    claim(out, _identity(plan, encoder, origin, data, bank), terms)
     training.require_checkpoint(out)
     videos, index = training.as_indexed(data.videos, out), out / "index.parquet"
     with joined(device_of(plan.device)):
@@ -411,6 +413,7 @@ def _identity(
         "encoder": encoder,
         "encoder_hash": None if origin is None else str(origin["hash"]),
         "bank_encoder": bank.encoder_hash if bank else None,
+        **identity_of(bank),
         "data": _named(data),
         "recipe": plan.model_dump(mode="json"),
     }

@@ -8,7 +8,7 @@ own; ``stages.json`` keeps what came of each, by which it is known again.
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from vidssl.nn.distributed import first_here, gather_texts, joined, rank, wait_f
 from vidssl.progress import Progress, silent
 from vidssl.recipe import Detection, LongTerm, dump
 from vidssl.train.folder import IDENTITY, RunFolder, Terms, claim
+from vidssl.train.prove import Proof
 from vidssl.train.trainer import device_of
 from vidssl.train.weights import load_weights
 
@@ -55,10 +56,10 @@ class LongTermData:
     excluded: Path | None = None
     time_origin: str = "auto"
 
-    def of_detector(self, index: Path, bank: Path | None) -> finetune.DetectionData:
+    def of_detector(self, videos: str, bank: Path | None) -> finetune.DetectionData:
         """Return what one of the two is trained on."""
         return finetune.DetectionData(
-            videos=str(index),
+            videos=videos,
             annotations=self.annotations,
             labels=self.labels,
             boxes=self.train_boxes,
@@ -92,37 +93,45 @@ def run(
     out: Path,
     *,
     max_failed: float = 0.01,
+    retry: bool = False,
     progress: Progress = silent,
 ) -> LongTermResult:
     """Train, extract and train again in ``out``, or go on with whichever stage is not finished.
 
     What is finished is compared with its record, byte by byte, and not done again. ``encoder`` is a
     run, an encoder file, or ``random``; where more than ``max_failed`` of the bank's key frames
-    failed, the call ends before the second training.
+    failed, the call ends before the second training. ``retry`` reads again what failed, looks for
+    videos that were not there, and leaves the rest of the bank as it is.
 
     Raises:
         VidsslError: as the jobs of the stages do; what can be seen to be wrong, before the first.
         OutputError: if ``out`` belongs to something else.
-        CheckpointError: if a finished detector is damaged and cannot be made again as it was.
+        CheckpointError: if a finished detector is damaged and cannot be made again as it was, or
+            the second was trained on other rows than the bank's.
+        BankError: for another try at a bank that the second training already reads.
         Interrupted: on Ctrl-C; the same call goes on.
     """
     started = time.monotonic()
     identity = _identity(plan, encoder, data)
     claim(out, identity, _terms())
-    _require_sound(plan, encoder, data)
+    require_sound(plan, encoder, data)
+    if retry:
+        _require_unread(out)
     with (
         joined(device_of(plan.first.device)),
         RunFolder(out, identity, dump(plan), _terms()) as folder,
         _kept_once_begun(out, folder),
     ):
         with first_here():
-            index = open_index(data.videos, out / INDEX, progress).path
+            # The other processes find what the first has looked at.
+            again = retry and rank() == 0 and _is_between(out)
+            index = open_index(data.videos, out / INDEX, progress, retry=again).path
         stages = _Stages(plan, data, index, out, progress)
         stages.train(FIRST, plan.first, encoder, None)
-        stages.extract()
+        stages.extract(retry=retry)
         failed, expected, what = stages.done[BANK]["failures"]
         if failed <= max_failed * expected:
-            begin = str(out / FIRST) if plan.second_begins == "first" else encoder
+            begin = begin_of_second(plan, encoder, out / FIRST)
             stages.train(SECOND, plan.second, begin, out / BANK)
     return LongTermResult(
         out=out,
@@ -133,6 +142,42 @@ def run(
         done_now=stages.done_now,
         seconds=time.monotonic() - started,
     )
+
+
+def prove(
+    plan: LongTerm,
+    encoder: str,
+    data: LongTermData,
+    out: Path,
+    steps: int,
+    *,
+    progress: Progress = silent,
+) -> dict[str, Proof]:
+    """Do some steps of each training in ``out`` that was begun again, twice, and compare them.
+
+    Nothing is changed. The bank has checksums, which ``run`` compares.
+
+    Raises:
+        OutputError: if ``out`` belongs to something else.
+        CheckpointError: if neither was begun, or there is no checkpoint with steps after it.
+    """
+    claim(out, _identity(plan, encoder, data), _terms())
+    begun = [name for name in (FIRST, SECOND) if (out / name / IDENTITY).is_file()]
+    if not begun:
+        raise CheckpointError(f"{out}: holds no training of which steps could be done again")
+    index = training.as_indexed(data.videos, out)
+    found = {}
+    for name in begun:
+        part, bank = (plan.first, None) if name == FIRST else (plan.second, out / BANK)
+        begin = begin_of_second(plan, encoder, out / FIRST) if name == SECOND else encoder
+        given = data.of_detector(index, bank)
+        found[name] = finetune.prove(part, begin, given, out / name, steps, progress=progress)
+    return found
+
+
+def begin_of_second(plan: LongTerm, encoder: str, first: Path) -> str:
+    """Return from what the second training begins, the first one's folder being ``first``."""
+    return str(first) if plan.second_begins == "first" else encoder
 
 
 class _Stages:
@@ -154,9 +199,13 @@ class _Stages:
         """
         folder = self.out / name
         before = self.done.get(name)
+        content = {} if bank is None else {"bank": Bank.open(bank).content_hash}
+        if before is not None and before.get("bank") not in {None, content.get("bank")}:
+            _require_removed(folder, before["bank"], content["bank"])
+            before = None
         if before is not None and self._agreed(_detector_hash(folder) == before["hash"]):
             return
-        data = self.data.of_detector(self.index, bank)
+        data = self.data.of_detector(str(self.index), bank)
         result = finetune.run(plan, begin, data, folder, progress=self._telling(name))
         if rank() == 0 and before is not None and result.detector_hash != before["hash"]:
             raise CheckpointError(
@@ -164,12 +213,16 @@ class _Stages:
                 f"its place is {result.detector_hash}; what follows of it is in the way: begin "
                 "again in another folder"
             )
-        self._keep(name, {"hash": result.detector_hash, "result": asdict(result)})
+        self._keep(name, {"hash": result.detector_hash, **content, "result": asdict(result)})
 
-    def extract(self) -> None:
-        """Write the bank, go on with it, or make its damaged shards again."""
+    def extract(self, *, retry: bool) -> None:
+        """Write the bank, go on with it, or make its damaged shards again.
+
+        With ``retry`` also those shards in which key frames failed, and those of absent videos.
+        """
         folder = self.out / BANK
-        if BANK in self.done and self._agreed(_is_whole(folder)):
+        wants_more = retry and (BANK not in self.done or _failed(self.done) > 0)
+        if BANK in self.done and not wants_more and self._agreed(_is_whole(folder)):
             return
         result = extract_features.run(
             self.plan.extract,
@@ -178,6 +231,7 @@ class _Stages:
             self.data.boxes,
             folder,
             time_origin=self.data.time_origin,
+            retry=wants_more,
             progress=self._telling(BANK),
         )
         record = {"hash": result.encoder_hash, "failures": list(result.failures)}
@@ -211,6 +265,44 @@ def read_stages(out: Path) -> dict[str, dict[str, Any]]:
     return found if isinstance(found, dict) else {}
 
 
+def _failed(done: Mapping[str, Any]) -> int:
+    """Return how many of the bank's key frames, or videos, failed."""
+    return int(done[BANK]["failures"][0])
+
+
+def _is_between(out: Path) -> bool:
+    """Whether no training is under way whose videos another look at them could change."""
+    return FIRST in read_stages(out) and not (out / SECOND / IDENTITY).is_file()
+
+
+def _require_unread(out: Path) -> None:
+    """Refuse to change a bank that the second training reads.
+
+    Raises:
+        BankError: if it has begun, and another try could change the bank.
+    """
+    done = read_stages(out)
+    if (out / SECOND / IDENTITY).is_file() and BANK in done and _failed(done):
+        failed, expected, what = done[BANK]["failures"]
+        raise BankError(
+            f"--retry: {out / SECOND} is trained on {out / BANK} as it is, of which {failed} of "
+            f"{expected} {what} failed; remove {out / SECOND} to have both made again"
+        )
+
+
+def _require_removed(folder: Path, was: str, now: str) -> None:
+    """Refuse to go on with a detector that was trained on other rows than the bank's.
+
+    Raises:
+        CheckpointError: if it is there.
+    """
+    if (folder / IDENTITY).is_file():
+        raise CheckpointError(
+            f"{folder}: was trained on rows of a bank with the hash {was}; the bank there now has "
+            f"{now}; remove {folder} to have it trained again"
+        )
+
+
 def _detector_hash(folder: Path) -> str:
     """Return the hash of a whole detector whose encoder is whole too, or nothing."""
     try:
@@ -227,12 +319,12 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _require_sound(plan: LongTerm, encoder: str, data: LongTermData) -> None:
+def require_sound(plan: LongTerm, encoder: str, data: LongTermData) -> None:
     """Refuse before anything is trained what a later stage would refuse after days."""
     labels = read_labels(data.labels)
     people = extract_features.people_of(plan.extract, data.boxes)
     for part in (plan.first, plan.second):
-        trained = finetune.training_moments(data.of_detector(Path(data.videos), None), labels, part)
+        trained = finetune.training_moments(data.of_detector(data.videos, None), labels, part)
         _require_people(people, trained, data)
     _require_rows(plan)
     beginning = [plan.first, *([plan.second] if plan.second_begins == "encoder" else [])]

@@ -35,7 +35,15 @@ from vidssl.jobs import _pace as pace
 from vidssl.jobs import _training as training
 from vidssl.jobs import index as index_job
 from vidssl.jobs import report
-from vidssl.jobs._banks import bank_for, facts_of, require_videos, stacked, window_around
+from vidssl.jobs._banks import (
+    bank_for,
+    facts_of,
+    identity_of,
+    require_videos,
+    same_bank,
+    stacked,
+    window_around,
+)
 from vidssl.jobs._classifier import load_classifier, save_classifier
 from vidssl.jobs._geometry import remark
 from vidssl.jobs._tested import require_one_split
@@ -118,7 +126,7 @@ def run(
             the test part of a set too.
         CheckpointError: if the encoder is absent, damaged or does not fit the recipe.
         BankError: if the recipe's operator has no bank, the bank no operator, or it lacks videos.
-        OutputError: if ``out`` belongs to another run.
+        OutputError: if ``out`` belongs to another run, or one that read another bank's rows.
         Interrupted: on Ctrl-C, after a checkpoint; the same call goes on from it.
     """
     started = time.monotonic()
@@ -128,7 +136,7 @@ def run(
     reader = bank_for(plan.head.operator, bank, WHO)
     origin = _origin(plan, encoder, classes)
     identity = _identity(plan, encoder, origin, videos, reader)
-    terms = training.terms(Recognition)
+    terms = same_bank(training.terms(Recognition), reader)
     claim(out, identity, terms)
     if resume:
         training.require_checkpoint(out)
@@ -212,7 +220,7 @@ def prove(
     listing, classes = _source(plan, videos)
     reader = bank_for(plan.head.operator, bank, WHO)
     identity = _identity(plan, encoder, _origin(plan, encoder, classes), videos, reader)
-    claim(out, identity, training.terms(Recognition))
+    claim(out, identity, same_bank(training.terms(Recognition), reader))
     training.require_checkpoint(out)
     with joined(device_of(plan.device)):
         index = open_index(training.as_indexed(videos, out), out / "index.parquet", progress)
@@ -481,7 +489,9 @@ def _identity(
     videos: str,
     bank: Bank | None,
 ) -> dict[str, Any]:
-    of_bank = {"bank": str(bank.folder), "bank_encoder": bank.encoder_hash} if bank else {}
+    of_bank: dict[str, Any] = identity_of(bank)
+    if bank is not None:
+        of_bank |= {"bank": str(bank.folder), "bank_encoder": bank.encoder_hash}
     return {
         "command": "finetune",
         "encoder": encoder,

@@ -9,10 +9,13 @@ query is pooled from that map as the box's feature is; layers are units of one h
 those of ``vidssl.nn.reconstructor``. The defaults are ConST-CL's; VideoGLUE's AVA configuration of
 a ViT-B has 1 layer of 6 heads, 768 wide.
 
+``hidden`` is the hidden layer with batch norm of their classifier, 1024 wide in the description of
+the released head, and so in the recipe ``const_cl_decoder_ava``; the default here is none.
+
 Differences: RoIAlign is that of ``vidssl.detection.roi_head`` (theirs takes one sample a cell, of
-4 x 4 cells in ConST-CL's configuration); weights begin as PyTorch's linear layers do; with
-``hidden`` (theirs by default 1 layer in no configuration at hand), dropout comes after the hidden
-layer, theirs before; a single box in a training batch is normalised by the running statistics.
+4 x 4 cells in ConST-CL's configuration); weights begin as PyTorch's linear layers do; dropout
+comes after the hidden layer, theirs before; a single box in a training batch is normalised by the
+running statistics.
 
 Tensor suffixes: B clips, N boxes of all clips, M cells, F features, P channels of positions, C
 channels of a cell (F + P), W channels of a unit, D features of the answer; T, H, W of maps.

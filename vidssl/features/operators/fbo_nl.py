@@ -3,7 +3,8 @@
 Wu et al., "Long-Term Feature Banks for Detailed Video Understanding", CVPR 2019,
 https://arxiv.org/abs/1812.05038, section 3.3, in the form of the authors' code: only the box's side
 changes from layer to layer, and all layers read one projection of the bank. ``form: pre`` is their
-AVA and EPIC form, ``post`` their Charades form.
+AVA and EPIC form, ``post`` their Charades form, which ends each layer with a ReLU: where the one
+starts by answering ``W_s S``, the other starts by answering ``ReLU(W_s S)``.
 
 Differences, all off by default: ``masked`` keeps rows that are not there out of the softmax (theirs
 take part as zeros); ``time_encoding`` tells each row how long before or after the box it is, which
@@ -55,6 +56,9 @@ class Config(OperatorConfig):
 
     def build(self, short_dim: int, bank_dim: int) -> "FBONonLocal":
         """Build the operator; at the start it answers ``W_s S`` whatever the bank holds.
+
+        In the form ``post`` that is ``ReLU(W_s S)``; with ``likeness`` S stands relative to its
+        window, and the answer depends on the bank in that alone.
 
         Raises:
             BankError: if ``likeness`` is asked for and the two sides are of different sizes.
@@ -130,7 +134,10 @@ class FBONonLocal(BankOperator):
 
 
 class Layer(nn.Module):
-    """One step of attention; its output weights start at zero, so it starts by adding nothing."""
+    """One step of attention; its output weights start at zero, so it starts by adding nothing.
+
+    In the form ``post`` it cuts what is below zero off all the same.
+    """
 
     def __init__(self, config: Config) -> None:
         """Make fresh weights."""
