@@ -20,8 +20,10 @@ from vidssl.features import Bank
 from vidssl.jobs import _probe_features
 from vidssl.jobs._classifier import save_classifier
 from vidssl.jobs._probe_encoder import load
-from vidssl.jobs._probe_result import ProbeResult, plain
+from vidssl.jobs._probe_result import ProbeResult, SplitAccount, plain
+from vidssl.jobs._tested import expected_of
 from vidssl.jobs.probe import Request, chosen, run
+from vidssl.probe.attentive import fit_attentive
 from vidssl.recipe import backbone_from
 from vidssl.recognition.classifier import Classifier
 from vidssl.train.weights import save_weights
@@ -342,6 +344,22 @@ def test_the_attentive_probe_is_given_tokens_of_the_map(encoder: Path, painted: 
     bank = Bank.open(result.train.features / "tokens")
     assert bank.kind == "grid"
     assert len(bank) == 15 * result.score("attentive.top1").facts["tokens"]
+    # and reads them there, to the same end as from memory
+    assert result.test is not None
+    train = whole(result.train, [item.id for item in expected_of(asked.train).items])
+    test = whole(result.test, [video.id for video in result.videos])
+    labels = np.asarray(result.train_labels, np.int64)
+    found = fit_attentive(train, labels, test, classes=3, device=torch.device("cpu"))
+    assert (found.probabilities.astype(np.float32) == result.probabilities["attentive"]).all()
+
+
+def whole(side: SplitAccount, ids: list[str]) -> NDArray[np.float16]:
+    """All tokens of a source, ``(N, L, F)``, row by row."""
+    rows: dict[str, list[NDArray[np.float16]]] = {}
+    for table, features in Bank.open(side.features / "tokens").shards():
+        for name, row in zip(table["video"].to_pylist(), features, strict=True):
+            rows.setdefault(name, []).append(row)
+    return np.stack([np.stack(rows[one]) for one in ids])
 
 
 def test_the_encoder_of_any_run_is_taken(

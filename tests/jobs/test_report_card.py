@@ -1,7 +1,9 @@
 """``vidssl report-card``: the scores of the probes on a page, from real videos and weights."""
 
 import json
+import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,13 +18,17 @@ from typer.testing import Result
 
 from vidssl.ava.annotations import read_annotations
 from vidssl.data.loader import LoaderConfig
+from vidssl.features import Bank
 from vidssl.jobs import _card_videos, probe
-from vidssl.jobs._card_boxes import BoxTask, score_boxes
+from vidssl.jobs._card_boxes import BoxTask, look, score_boxes
+from vidssl.jobs._classifier import save_classifier
 from vidssl.jobs._probe_encoder import load
 from vidssl.jobs._strips import LARGE, Shown, make_strips
 from vidssl.jobs.report import run as report
 from vidssl.jobs.report_card import Request, run
+from vidssl.recognition.classifier import Classifier
 from vidssl.report.card_strips import LADDER
+from vidssl.video.reader import decoder_version
 from vidssl.video.write import write_video
 
 Cli = Callable[..., Result]
@@ -158,6 +164,7 @@ def test_the_baselines_are_what_they_say(made: Path, encoder: Path, videos: Path
         probe.Request(encoder, str(videos), views="1x1", crop_px=32, workers=0, random=0)
     )
     values = {score["key"]: score["value"] for score in random["scores"]}
+    assert values.pop("motion.share", None) is not None
     assert values == {score.key: score.value for score in theirs.scores}
     prints = {s["key"]: s["fingerprint"] for s in card(made)["scores"]}
     assert all(prints[s["key"]] == s["fingerprint"] for s in random["scores"])
@@ -170,9 +177,15 @@ def test_an_earlier_card_is_compared_and_one_of_another_protocol_is_not(
     command = ["report-card", encoder, "--on", videos, *QUICK, "--no-motion", "--out", out]
     told = cli(
         *(*command, "--compare", made, "--baseline", "chance", "--k", 3),
-        *("--max-failed", 1, "--json", "-"),
+        *("--max-failed", 1, "--name", "it's $mine", "--precision", "fp32", "--json", "-"),
     )
     assert told.exit_code == 0, told.output
+    (line,) = card(out)["commands"]
+    assert line in shown(out)
+    typed = [*command, "--compare", made, "--baseline", "chance", "--k", 3, "--max-failed", 1.0]
+    typed += ["--name", "it's $mine", "--precision", "fp32", "--json", "-"]
+    assert shlex.split(line)[:3] == ["vidssl", "report-card", str(encoder)]
+    assert sorted(shlex.split(line)[1:]) == sorted(map(str, typed))
     assert json.loads(told.stdout)["compared_with"] == ["mine", "chance"]
     chance = card(out)["compared_with"][1]["scores"]
     assert {score["value"] for score in chance if score["key"] == "knn.top1"} == {1 / 3}
@@ -271,21 +284,133 @@ def task(playground: Path, index: Path) -> BoxTask:
     )
 
 
+def seen_at(encoder: Path, cache: Path, short_px: int = 32) -> probe.Request:
+    """How people are seen in these tests."""
+    return probe.Request(
+        encoder, "", crop_px=32, short_side_px=short_px, cache=cache, workers=0, device="cpu"
+    )
+
+
 def test_actions_of_people_are_scored_by_ava_s_protocol_on_true_boxes(
     encoder: Path, task: BoxTask, tmp_path: Path
 ) -> None:
-    looked = load(encoder)
-    found = score_boxes(task, encoder, looked, tmp_path, side_px=32, workers=0)
+    asked = seen_at(encoder, tmp_path)
+    found = score_boxes(task, asked)
     truth = read_annotations(task.test)
     frames = {*zip(truth.video.tolist(), truth.timestamp.tolist(), strict=True)}
     assert (found.expected, found.evaluated, found.failed) == (len(frames), len(frames), 0)
     assert found.value is not None
     assert 0 < found.value < 1
     assert found.unit == "key frames"
-    again = score_boxes(task, encoder, looked, tmp_path, side_px=32, workers=0)
+    made: list[str] = []
+    again = score_boxes(task, asked, progress=lambda what, done, total: made.append(what))
     assert again == found
-    other = score_boxes(task, encoder, looked, tmp_path, side_px=64, workers=0)
-    assert other.fingerprint != found.fingerprint
+    assert made == []  # nothing was looked at anew
+
+
+def test_what_the_probes_are_told_of_pictures_and_numbers_holds_for_people_too(
+    encoder: Path, task: BoxTask, tmp_path: Path
+) -> None:
+    asked = seen_at(encoder, tmp_path)
+    found = score_boxes(task, asked)
+    assert found.protocol["decoder"] == decoder_version("auto")
+    assert found.protocol["precision"] == "fp32"
+    half = score_boxes(task, replace(asked, precision="bf16"))
+    assert half.protocol["precision"] == "bf16"
+    larger = score_boxes(task, replace(asked, short_side_px=64))
+    banks = [Bank.open(path.parent) for path in tmp_path.glob("*/bank.json")]
+    recipes = [dict(bank.identity.details["recipe"]) for bank in banks]
+    sizes = sorted((one["short_side_px"], one["precision"]) for one in recipes)
+    assert sizes == sorted([(32, "fp32"), (32, "bf16"), (64, "fp32")] * 2)
+    assert len({one.fingerprint for one in (found, half, larger)}) == 3
+    # of the same short side as the other scores where nobody says it: 32 * 256 / 224
+    usual = score_boxes(task, replace(asked, short_side_px=None))
+    assert json.loads(usual.protocol["recipe"])["short_side_px"] == 37
+
+
+def test_a_video_of_people_that_changed_is_looked_at_again_and_compares_with_nothing_before(
+    encoder: Path, playground_copy: Path, tmp_path: Path
+) -> None:
+    (labels,) = playground_copy.glob("*.pbtxt")
+    (one,) = {*read_annotations(playground_copy / "val.csv").video.tolist()}
+    (path,) = playground_copy.rglob(f"{one}.*")
+    task = BoxTask(
+        str(path.parent), playground_copy / "train.csv", playground_copy / "val.csv", labels
+    )
+    asked = seen_at(encoder, tmp_path / "cache")
+    before = score_boxes(task, asked)
+    rng = np.random.default_rng(0)
+    noise = (rng.integers(0, 255, (48, 64, 3)).astype(np.uint8) for _ in range(14 * 10))
+    write_video(path, noise, 10)
+    after = score_boxes(task, asked)
+    assert after.protocol["train"] == before.protocol["train"]
+    assert after.protocol["test"] != before.protocol["test"]
+    assert after.fingerprint != before.fingerprint
+    assert after.value != before.value
+
+
+def test_a_video_of_people_that_was_set_aside_is_looked_at_again_if_that_is_asked_for(
+    encoder: Path, playground_copy: Path, tmp_path: Path
+) -> None:
+    (labels,) = playground_copy.glob("*.pbtxt")
+    one = min(read_annotations(playground_copy / "train.csv").video.tolist())
+    (path,) = playground_copy.rglob(f"{one}.*")
+    task = BoxTask(
+        str(path.parent), playground_copy / "train.csv", playground_copy / "val.csv", labels
+    )
+    asked = seen_at(encoder, tmp_path / "cache")
+    content, times = path.read_bytes(), (path.stat().st_mtime_ns,) * 2
+    told = []
+    for found, retry in ((b"\0" * len(content), False), (content, False), (content, True)):
+        path.write_bytes(found)
+        os.utime(path, ns=times)
+        told.append(look(task, replace(asked, retry=retry)))
+    of_one = told[0].learnt.video == one
+    assert [seen.learnt.known[of_one].any() for seen in told] == [False, False, True]
+    assert all(seen.learnt.known[~of_one].all() for seen in told)
+
+
+def test_the_encoder_of_a_classifier_is_shown_people_too(
+    encoder: Path, task: BoxTask, tmp_path: Path
+) -> None:
+    looked = load(encoder)
+    network = Classifier(looked.encoder, num_classes=3)
+    save_classifier(tmp_path / "run", network, looked.backbone, labels=None, facts={})
+    theirs = score_boxes(task, seen_at(tmp_path / "run", tmp_path / "theirs"))
+    assert theirs == score_boxes(task, seen_at(encoder, tmp_path / "own"))
+
+
+def test_the_untrained_network_is_shown_people_and_damaged_clips_as_the_encoder_was(
+    encoder: Path, task: BoxTask, tests: Path, tmp_path: Path
+) -> None:
+    asked = replace(seen_at(encoder, tmp_path / "cache"), views="1x1", probes=("knn",), k=2)
+    card_of = Request(
+        *(encoder, (str(tests),), (), tmp_path / "card"),
+        baselines=("random",),
+        boxes=task,
+        probing=asked,
+    )
+    remarks: list[str] = []
+    result = run(
+        card_of, progress=lambda what, _, total: remarks.append(what) if total < 0 else None
+    )
+    (rival,) = result.rivals
+    ours = {score.key: score for score in result.scores}
+    theirs = {score.key: score for score in rival.scores}
+    assert {*ours} == {*theirs} == {"knn.top1", "motion.share", "boxes.mean_ap"}
+    for key, score in ours.items():
+        assert theirs[key].fingerprint == score.fingerprint
+    untrained = replace(asked, random=0)
+    assert theirs["boxes.mean_ap"] == score_boxes(task, untrained)
+    assert theirs["boxes.mean_ap"].value != ours["boxes.mean_ap"].value
+    probed = probe.run(replace(untrained, train=str(tests), motion=True))
+    assert probed.train.decoded == 0
+    assert probed.motion is not None
+    assert probed.motion.share is not None
+    assert theirs["motion.share"].value == probed.motion.share.value
+    assert any("as long again" in remark for remark in remarks)
+    costs = card(tmp_path / "card")["costs"]
+    assert {"people in boxes took", "the same of the random network took"} <= {*costs}
 
 
 def test_a_probe_that_is_shown_the_answers_makes_no_mistake(
@@ -297,8 +422,7 @@ def test_a_probe_that_is_shown_the_answers_makes_no_mistake(
     kept = dict.fromkeys(line.rsplit(",", 2)[0] for line in lines)
     boxes = {*list(kept)[:4]}
     few.write_text("\n".join(line for line in lines if line.rsplit(",", 2)[0] in boxes) + "\n")
-    same = replace(task, train=few, test=few)
-    found = score_boxes(same, encoder, load(encoder), tmp_path, side_px=32, workers=0)
+    found = score_boxes(replace(task, train=few, test=few), seen_at(encoder, tmp_path))
     assert found.value == pytest.approx(1.0)
 
 
@@ -309,8 +433,7 @@ def test_a_key_frame_that_cannot_be_read_is_missed(
     first = task.test.read_text().splitlines()[0].split(",")
     lines = [task.test.read_text(), ",".join(["absent", *first[1:]])]
     late.write_text("".join(lines) + "\n")
-    told = replace(task, test=late)
-    found = score_boxes(told, encoder, load(encoder), tmp_path, side_px=32, workers=0)
+    found = score_boxes(replace(task, test=late), seen_at(encoder, tmp_path))
     assert found.failed == 1
     assert found.expected == found.evaluated + 1
 

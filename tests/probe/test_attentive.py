@@ -1,10 +1,15 @@
 """The attentive probe: what it can find that a mean cannot, and that it is the same each time."""
 
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from vidssl.probe.attentive import AttentiveConfig, AttentiveProbe, fit_attentive
+from vidssl.probe.tokens import MAPS_KEPT, StoredTokens
 
 SMALL = AttentiveConfig(width=32, heads=2, epochs=12, batch=16, lr=3e-3)
 
@@ -41,6 +46,53 @@ def test_the_same_seed_gives_the_same_probe_and_leaves_the_callers_state() -> No
     torch.manual_seed(6)
     other = fit_attentive(tokens, labels, tokens, classes=2, config=config)
     assert (one.probabilities == other.probabilities).all()
+
+
+def stored(folder: Path, tokens: NDArray[np.float16], files: int) -> StoredTokens:
+    """Tokens in files of several videos each, the last first, other rows in between."""
+    folder.mkdir()
+    count, length, width = tokens.shape
+    file_N, first_N = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    paths = []
+    for file, numbers in enumerate(np.array_split(np.arange(count)[::-1], files)):
+        rows = [np.full((file + 1, width), np.nan, np.float16)]
+        for number in numbers.tolist():
+            file_N[number], first_N[number] = file, sum(map(len, rows))
+            rows.append(tokens[number])
+        paths.append(folder / f"{file}.npy")
+        np.save(paths[-1], np.concatenate(rows))
+    return StoredTokens(paths, file_N, first_N, tokens=length, features=width)
+
+
+def test_stored_tokens_give_the_same_probe_to_the_last_bit(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    tokens, labels = rng.normal(size=(90, 3, 8)).astype(np.float16), np.arange(90) % 3
+    kept = stored(tmp_path / "tokens", tokens, files=MAPS_KEPT + 3)  # more than are open at once
+    order = rng.permutation(90)
+    assert (kept[order] == tokens[order]).all()
+    assert (kept.of(order[:40])[np.array([7, 0])] == tokens[order[[7, 0]]]).all()
+    config = AttentiveConfig(width=16, heads=2, epochs=2, batch=16)
+    train, test = np.sort(order[:60]), np.sort(order[60:])
+    one = fit_attentive(tokens[train], labels[train], tokens[test], classes=3, config=config)
+    other = fit_attentive(kept.of(train), labels[train], kept.of(test), classes=3, config=config)
+    assert (one.probabilities == other.probabilities).all()
+    assert one.loss == other.loss
+    nobody = fit_attentive(kept, labels, kept.of(order[:0]), classes=3, config=config)
+    assert nobody.probabilities.shape == (0, 3)
+
+
+def test_of_stored_tokens_a_batch_is_in_memory_at_a_time(tmp_path: Path) -> None:
+    tokens = np.random.default_rng(5).normal(size=(1024, 8, 128)).astype(np.float16)
+    kept, whole, labels = stored(tmp_path / "tokens", tokens, 4), tokens.nbytes, np.arange(1024) % 2
+    config = AttentiveConfig(width=8, heads=1, epochs=1, batch=32)
+    tracemalloc.start()
+    try:
+        fit_attentive(kept, labels, kept, classes=2, config=config)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # A batch is a 32nd of all; it is there in half precision, and in single precision beside it.
+    assert most < whole / 4
 
 
 def test_several_classes_a_video() -> None:

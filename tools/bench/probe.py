@@ -35,6 +35,7 @@ from vidssl.data.clips import ClipReading
 from vidssl.data.loader import Loader, LoaderConfig
 from vidssl.jobs import _probe_features as features
 from vidssl.jobs import probe as job
+from vidssl.jobs._item_clips import ItemClips
 from vidssl.jobs._probe_encoder import load
 from vidssl.jobs._tested import expected_of
 from vidssl.jobs.index import open_index
@@ -116,13 +117,12 @@ def decoding(asked: job.Request) -> tuple[float, float]:
     """Return videos a second of decoding the same clips, steady and with the workers' start."""
     clock, start = Clock(), time.perf_counter()
     looked = load(asked.encoder)
-    found, protocol = expected_of(asked.train), job._protocol(asked, looked)
+    found, protocol = expected_of(asked.train), job.protocol_of(asked, looked)
     assert asked.cache is not None
     index = open_index(asked.train, asked.cache / ".index.parquet")
-    work = features.Work(found, asked.train, looked, protocol, asked.cache)
     durations = dict(index.video(number) for number in range(len(index)))
-    dataset = features._Views(found.items, durations, work)
-    dataset.reading = ClipReading(protocol.decode_short_side_px)  # without cutting
+    without_cutting = ClipReading(protocol.decode_short_side_px)
+    dataset = ItemClips(found.items, durations, protocol, without_cutting)
     positions = [[n] for n in range(len(dataset))]
     for done, _ in enumerate(Loader(dataset, positions, LoaderConfig(workers=asked.workers or 0))):
         clock("looking at videos", done + 1, len(dataset))

@@ -4,12 +4,15 @@ Features are those that ``vidssl extract-features`` gives each annotated box: Ro
 map, the maximum over the region's cells, the mean over time. One logistic regression per action is
 fitted on the boxes of the training videos and scored by AVA's protocol on the true boxes of the
 test videos, so finding people is no part of the score. Boxes whose key frame could not be read are
-missed.
+missed. Pictures stay whole, of the short side and in the precision of the card's other scores; a
+key frame is one clip, so that views and crops have no part in it.
 
 Array suffixes: N annotated boxes, F features, K actions.
 """
 
 import json
+import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from vidssl.ava import bootstrap
 from vidssl.ava.annotations import (
@@ -30,16 +34,28 @@ from vidssl.ava.labels import LabelMap, read_labels
 from vidssl.ava.mean_ap import right, score_of
 from vidssl.ava.sides import meet
 from vidssl.data.loader import LoaderConfig
-from vidssl.errors import AnnotationError
+from vidssl.errors import AnnotationError, RecipeError
 from vidssl.features import Bank
 from vidssl.files import sha256
-from vidssl.jobs import extract_features
-from vidssl.jobs._probe_encoder import Looked
+from vidssl.jobs import _probe_encoder as encoders
+from vidssl.jobs import extract_features, probe
 from vidssl.jobs._probe_result import fingerprint
+from vidssl.jobs.index import open_index
+from vidssl.nn.distributed import first_here, rank
 from vidssl.probe import linear
 from vidssl.progress import Progress, silent
 from vidssl.recipe import Extract
 from vidssl.report.card import Score
+from vidssl.train.weights import save_weights
+from vidssl.video.index import ClipIndex, read_tables
+from vidssl.video.reader import decoder_version
+from vidssl.video.storage import video_id
+
+IN_PROTOCOL = {
+    *("features", "pooling", "layers", "roi_resolution", "aligned", "min_score"),
+    *("short_side_px", "decode_short_side_px"),
+}
+"""Keys of a recipe of extraction that decide the features of a given box by a given backbone."""
 
 
 @dataclass(frozen=True)
@@ -74,57 +90,143 @@ class _People:
     known: NDArray[np.bool_]
 
 
-def score_boxes(
-    task: BoxTask,
-    encoder: Path,
-    looked: Looked,
-    cache: Path,
-    *,
-    side_px: int,
-    workers: int,
-    progress: Progress = silent,
-) -> Score:
-    """Return the mean average precision over actions; features are kept below ``cache``.
+def require(task: BoxTask, asked: probe.Request) -> None:
+    """Refuse before any video is looked at what could not be scored after hours.
 
     Raises:
         AnnotationError: if a file is wrong, or nothing is annotated.
-        VidsslError: as :func:`vidssl.jobs.extract_features.run`.
+        RecipeError: if the network cannot take such pictures.
+        CheckpointError: if there is no encoder.
     """
     labels, train, test = task.read()
-    plan = Extract(
-        task="extract",
-        backbone=looked.backbone,
-        short_side_px=side_px,
-        decode_short_side_px=side_px,
-        min_score=0.0,
-        loader=LoaderConfig(workers=workers),
-    )
-    sides = []
+    _people(task.train, train, labels)
+    _people(task.test, test, labels)
+    _plan(asked, encoders.load(asked.encoder, asked.random))
+
+
+@dataclass(frozen=True)
+class SeenBoxes:
+    """People whose features are known, looked at in ``seconds``; to be scored."""
+
+    task: BoxTask
+    labels: LabelMap
+    truth: Annotations
+    learnt: _People
+    tested: _People
+    protocol: Mapping[str, str]
+    seconds: float
+
+
+def look(task: BoxTask, asked: probe.Request, *, progress: Progress = silent) -> SeenBoxes:
+    """Return people with their features, kept in the probes' cache; all processes share that.
+
+    ``asked`` says which encoder, or one of its kind untrained, and how videos are seen; its sources
+    are not used.
+
+    Raises:
+        AnnotationError: if a file is wrong, or nothing is annotated.
+        RecipeError: if the network cannot take such pictures.
+        VidsslError: as :func:`vidssl.jobs.extract_features.run`.
+    """
+    started = time.monotonic()
+    labels, train, test = task.read()
+    looked = encoders.load(asked.encoder, asked.random)
+    plan = _plan(asked, looked)
+    cache = probe.cache_of(asked)
+    cache.mkdir(parents=True, exist_ok=True)
+    kept_at = cache / f".index-{fingerprint({'boxes of': task.videos})}.parquet"
+    with first_here():  # the other processes find what the first has looked at
+        again = asked.retry and rank() == 0 and kept_at.exists()
+        index = open_index(task.videos, kept_at, progress, retry=again)
+    sides, told = [], []
     for path, table in ((task.train, train), (task.test, test)):
         people = _people(path, table, labels)
-        sides.append(_with_features(people, task.videos, plan, encoder, looked, cache, progress))
-    learnt, asked = sides
+        data = _data(people, index)
+        known = _with_features(people, data, index, plan, looked, cache, asked.retry, progress)
+        sides.append(known)
+        told.append(f"{sha256(path)[:16]}, {len(np.unique(people.video))} videos, {data}")
+    frames, stride = looked.backbone.frames, looked.backbone.stride
+    protocol = {
+        "probe": "linear on regions",
+        "metric": "mean AP of true boxes, AVA's protocol",
+        "recipe": json.dumps(plan.model_dump(mode="json", include=IN_PROTOCOL), sort_keys=True),
+        "clip": f"{frames} frames, {stride} apart at 30 per second",
+        "precision": plan.precision,
+        "decoder": decoder_version(plan.decoder),
+        "train": told[0],
+        "test": told[1],
+        "labels": sha256(task.labels)[:16],
+    }
+    spent_s = time.monotonic() - started
+    learnt, tested = sides
+    return SeenBoxes(task, labels, test, learnt, tested, protocol, spent_s)
+
+
+def score_boxes(task: BoxTask, asked: probe.Request, *, progress: Progress = silent) -> Score:
+    """Return the mean average precision over actions.
+
+    Raises:
+        VidsslError: as :func:`look` and :func:`scored`.
+    """
+    return scored(look(task, asked, progress=progress))
+
+
+def scored(seen: SeenBoxes) -> Score:
+    """Return the mean average precision over actions.
+
+    Raises:
+        AnnotationError: if the people that were seen are no ground to learn from.
+    """
+    learnt, tested = seen.learnt, seen.tested
     known = learnt.known
     _, film_N = np.unique(learnt.video[known], return_inverse=True)
     try:
         fit = linear.fit_linear_multilabel(
             learnt.features[known],
             learnt.does[known],
-            asked.features[asked.known],
+            tested.features[tested.known],
             group_N=film_N.reshape(-1),
         )
     except ValueError as error:
-        raise AnnotationError(f"{task.train}: no probe can be trained: {error}") from error
-    protocol = {
-        "probe": "linear on regions",
-        "metric": "mean AP of true boxes, AVA's protocol",
-        "recipe": json.dumps(plan.model_dump(mode="json", exclude={"loader", "backbone"})),
-        "clip": f"{looked.backbone.frames} frames, stride {looked.backbone.stride}",
-        "train": sha256(task.train)[:16],
-        "truth": sha256(task.test)[:16],
-        "labels": sha256(task.labels)[:16],
-    }
-    return _scored(test, asked, fit.probabilities, labels, protocol)
+        raise AnnotationError(f"{seen.task.train}: no probe can be trained: {error}") from error
+    return _scored(seen.truth, tested, fit.probabilities, seen.labels, seen.protocol)
+
+
+def _plan(asked: probe.Request, looked: encoders.Looked) -> Extract:
+    """Return how features of boxes are made: as the card's other scores have it.
+
+    Raises:
+        RecipeError: if the network cannot take such pictures.
+    """
+    short_px = probe.protocol_of(asked, looked).short_side_px
+    try:
+        return Extract(
+            task="extract",
+            backbone=looked.backbone,
+            short_side_px=short_px,
+            decode_short_side_px=short_px,
+            min_score=0.0,
+            precision=asked.precision,
+            decoder=asked.decoder,
+            batch=asked.clips_at_once,
+            device="cpu" if asked.device == "cpu" else "auto",
+            loader=LoaderConfig(workers=probe.workers_of(asked)),
+        )
+    except ValidationError as error:
+        told = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise RecipeError(
+            f"--boxes-on: {told}; --short-side says what people are seen at"
+        ) from None
+
+
+def _data(people: _People, index: ClipIndex) -> str:
+    """Return a short hash of the people's videos: names, sizes and lengths."""
+    about: dict[str, list[tuple[int, float]]] = {one: [] for one in people.video.tolist()}
+    for part in read_tables(index.path, ["path", "bytes", "duration_s"]):
+        for row in part.to_pylist():
+            if (name := video_id(row["path"])) in about:
+                about[name].append((row["bytes"], row["duration_s"]))
+    return fingerprint({name: sorted(found, key=str) for name, found in about.items()})
 
 
 def _people(path: Path, table: Annotations, labels: LabelMap) -> _People:
@@ -158,22 +260,31 @@ def _people(path: Path, table: Annotations, labels: LabelMap) -> _People:
 
 def _with_features(
     people: _People,
-    videos: str,
+    data: str,
+    index: ClipIndex,
     plan: Extract,
-    encoder: Path,
-    looked: Looked,
+    looked: encoders.Looked,
     cache: Path,
+    retry: bool,
     progress: Progress,
 ) -> _People:
     """Return the people with the features of their boxes, from the cache if they are there."""
-    told = [people.video.tolist(), people.timestamp.tolist(), people.box.tolist(), videos]
-    kept = plan.model_dump(mode="json", exclude={"loader", "batch", "device"})
-    name = f"boxes-{looked.hash}-{fingerprint({'boxes': told, 'plan': kept})}"
+    told = [people.video.tolist(), people.timestamp.tolist(), people.box.tolist(), data]
+    kept = plan.model_dump(mode="json", exclude={*extract_features.HARMLESS})
+    by = decoder_version(plan.decoder)
+    name = f"boxes-{looked.hash}-{fingerprint({'boxes': told, 'plan': kept, 'decoder': by})}"
     path = cache / f"{name}.csv"
-    cache.mkdir(parents=True, exist_ok=True)
     score = np.ones(len(people.video))
     write_person_boxes(path, PersonBoxes(people.video, people.timestamp, people.box, score))
-    extract_features.run(plan, encoder, videos, [path], cache / name, progress=progress)
+    # The encoder of a detector, of a classifier or one untrained has no file of its own.
+    with tempfile.TemporaryDirectory(prefix=".encoder-", dir=cache) as folder:
+        card = {k: v for k, v in looked.card.items() if k not in {"hash", "format_version"}}
+        card["backbone"] = looked.backbone.model_dump(mode="json")
+        save_weights(Path(folder), "encoder", looked.encoder, card)
+        source = str(index.path)
+        extract_features.run(
+            *(plan, Path(folder), source, [path], cache / name), retry=retry, progress=progress
+        )
     bank = Bank.open(cache / name)
     place_of = {
         _key(*row): place

@@ -4,20 +4,25 @@ The cache has a folder for each encoder, protocol and set of videos, named by th
 are a bank for each way of showing a clip's frames (``normal``, ``static`` ...), a row a clip, its
 time the clip's start; ``tokens``, a bank of cells of the map, if they were wanted; and
 ``failed-NNNNN.json`` with the videos of a shard that could not be read, and why. What is there is
-never decoded again, and whoever is stopped goes on from there.
+never decoded again, and whoever is stopped goes on from there, with any number of processes: those
+that torchrun started share the shards that are to do, and see one disk. A shard is the same
+whichever process encodes it. What failed is read again only if that is asked for.
 
 Array suffixes: V clips, T frames, C channels, S pixels a side, F features, L tokens, N videos.
 """
 
 import hashlib
 import json
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import os
+import shutil
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 import torch
 import torch.nn.functional as nnf
 from numpy.typing import NDArray
@@ -29,15 +34,24 @@ from vidssl.data.clips import ClipReading, ClipSample
 from vidssl.data.loader import Loader, LoaderConfig
 from vidssl.errors import BankError, Interrupted
 from vidssl.features import Bank, BankIdentity, BankRows, BankWriter
-from vidssl.features.manifest import Kind, Manifest
-from vidssl.files import write_text
+from vidssl.features.manifest import BANK_JSON, Kind, Manifest
+from vidssl.files import replacing_folder, write_text
 from vidssl.jobs._item_clips import ItemClips
 from vidssl.jobs._probe_encoder import Looked
-from vidssl.jobs._stopping import stoppable
+from vidssl.jobs._stopping import stoppable, terminated_like_ctrl_c
 from vidssl.jobs._tested import Item, Tested
 from vidssl.jobs.index import open_index, set_aside
+from vidssl.nn.distributed import (
+    Tally,
+    first_here,
+    gather_texts,
+    rank,
+    wait_for_all,
+    world_size,
+)
 from vidssl.nn.layout import laid_out
 from vidssl.probe.motion import Time, frame_order
+from vidssl.probe.tokens import StoredTokens
 from vidssl.progress import Progress, silent
 from vidssl.recognition.protocol import Protocol
 from vidssl.recognition.views import pools_its_map
@@ -46,7 +60,8 @@ from vidssl.video.index import ClipIndex, read_tables
 from vidssl.video.reader import Decoder, decoder_version
 
 TOKENS = "tokens"
-VIDEOS_A_SHARD = 256
+VIDEOS_A_SHARD, FEWEST_A_SHARD, SHARDS = 256, 8, 64
+"""As many shards as there are for processes to share, within these bounds of their size."""
 CELLS = (4, 4, 4)
 """At most so many times, rows and columns of a clip's map are kept as tokens."""
 FORMAT = 1
@@ -56,7 +71,8 @@ FORMAT = 1
 class Work:
     """What is wanted: features of ``found``, the videos of ``source``, by an encoder.
 
-    ``cache`` is the folder of all caches; ``tokens`` are of normal clips.
+    ``cache`` is the folder of all caches; ``tokens`` are of normal clips. ``retry`` reads again
+    what the cache says has failed.
     """
 
     found: Tested
@@ -67,6 +83,7 @@ class Work:
     times: tuple[Time, ...] = ("normal",)
     tokens: bool = False
     clips_at_once: int = 16
+    retry: bool = False
     decoder: Decoder = "auto"
     loader: LoaderConfig = field(default_factory=LoaderConfig)
 
@@ -76,18 +93,44 @@ class Frozen:
     """Features of the videos that could be read, and why others could not.
 
     ``features`` are by way of showing a clip, ``(N, F)`` float32, the mean over its clips, for
-    ``ids`` in the order of the source; ``tokens`` ``(N, L, F)`` float16 where they were wanted.
-    ``decoded`` counts videos that were looked at this time, and were not in the cache.
+    ``ids`` in the order of the source; ``tokens`` ``(N, L, F)``, stored, where they were wanted.
+    ``decoded`` counts videos that were looked at this time, and were not in the cache;
+    ``remembered`` those of the failures that were not, and might be read if that was tried again.
     """
 
     folder: Path
     ids: tuple[str, ...]
     failures: dict[str, str]
     features: Mapping[Time, NDArray[np.float32]]
-    tokens: NDArray[np.float16] | None
+    tokens: StoredTokens | None
     decoded: int
     data: str
     """A short hash of the videos: names, times, lengths and sizes."""
+    remembered: int = 0
+
+
+@dataclass(frozen=True)
+class Banked:
+    """What is in the cache of one work, features not yet read from it, for the first process.
+
+    ``looked_at`` names the videos that were looked at this time, by whichever process, ``lasting``
+    those that there is no use in trying again.
+    """
+
+    work: Work
+    folder: Path
+    data: str
+    failures: Mapping[str, str]
+    looked_at: frozenset[str]
+    lasting: frozenset[str]
+
+    def frozen(self) -> Frozen:
+        """Return the features.
+
+        Raises:
+            BankError: if a bank is damaged.
+        """
+        return _gathered(self)
 
 
 def collect(work: Work, device: torch.device, progress: Progress = silent) -> Frozen:
@@ -99,20 +142,33 @@ def collect(work: Work, device: torch.device, progress: Progress = silent) -> Fr
         OutputError: if the cache cannot be written.
         Interrupted: on Ctrl-C; the same call goes on.
     """
-    paths = "\n".join(sorted({str(item.path) for item in work.found.items}))
-    index = open_index(work.source, work.cache / f".index-{_hash(paths)}.parquet", progress)
-    data = _data(work, index.path)
-    described = {
-        "format": FORMAT,
-        "views": {k: v for k, v in work.protocol.fingerprint().items() if k not in NOT_OF_FEATURES},
-        "decoder": decoder_version(work.decoder),
-        "data": data,
-    }
-    folder = work.cache / f"{work.looked.hash}-{_hash(json.dumps(described))}"
-    maker = _Maker(work, folder, described, index, device, progress)
-    decoded = maker.run()
-    failures = {one: why for shard in range(len(maker.plan)) for one, why in maker.told(shard)}
-    return _gathered(work, maker.banks(), folder, failures, decoded, data)
+    return look(work, device, progress).frozen()
+
+
+def look(work: Work, device: torch.device, progress: Progress = silent) -> Banked:
+    """Put into the cache what it lacks, together with the other processes; all must call it.
+
+    Raises:
+        SourceError, BankError, OutputError, Interrupted: as :func:`collect`.
+    """
+    with terminated_like_ctrl_c():
+        with first_here():
+            index = _indexed(work, progress)
+            data = _data(work, index.path)
+            maker = _Maker(
+                work, _folder(work, data), _described(work, data), index, device, progress
+            )
+        try:
+            todo = maker.run()
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"{maker.folder}: {maker.left} of {maker.share} parts are to do"
+            ) from None
+    shards = range(len(maker.plan)) if rank() == 0 else ()  # the others have no use for it
+    failures = {one: why for shard in shards for one, why in maker.told(shard)}
+    looked_at = frozenset(item.id for items in todo.values() for item in items)
+    lasting = frozenset(item.id for item in work.found.items if maker.is_lasting(item))
+    return Banked(work, maker.folder, data, failures, looked_at, lasting)
 
 
 NOT_OF_FEATURES = {"pooling", "activation", "over_views"}
@@ -121,6 +177,60 @@ NOT_OF_FEATURES = {"pooling", "activation", "over_views"}
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _described(work: Work, data: str) -> dict[str, Any]:
+    """Return what decides the features, beside the encoder."""
+    views = work.protocol.fingerprint()
+    return {
+        "format": FORMAT,
+        "views": {key: value for key, value in views.items() if key not in NOT_OF_FEATURES},
+        "decoder": decoder_version(work.decoder),
+        "data": data,
+    }
+
+
+def _folder(work: Work, data: str) -> Path:
+    return work.cache / f"{work.looked.hash}-{_hash(json.dumps(_described(work, data)))}"
+
+
+def _indexed(work: Work, progress: Progress) -> ClipIndex:
+    """Return an index of the videos, kept in the cache; to try again is the first process's."""
+    paths = "\n".join(sorted({str(item.path) for item in work.found.items}))
+    cache = work.cache / f".index-{_hash(paths)}.parquet"
+    is_known = cache.exists()
+    index = open_index(work.source, cache, progress)
+    again = work.retry and rank() == 0 and is_known and index.path == cache
+    if not again or not index.set_aside:
+        return index
+    before = _data(work, cache)
+    index = open_index(work.source, cache, progress, retry=True)
+    _carry_over(work, before, _data(work, cache))
+    return index
+
+
+def _carry_over(work: Work, before: str, data: str) -> None:
+    """Have the banks of videos, more of which can be used than before, under their hash of now.
+
+    The folder of before stays for those who have an index of their own: its files are linked, and
+    take no room twice where the disk knows links.
+    """
+    old, new = _folder(work, before), _folder(work, data)
+    if not old.is_dir() or new.exists():
+        return
+    with replacing_folder(new) as aside:
+        shutil.copytree(old, aside, copy_function=_link, dirs_exist_ok=True)
+        for path in aside.glob(f"*/{BANK_JSON}"):
+            bank = Manifest.read(path.parent)
+            details = {**bank.identity.details, "data": data}
+            replace(bank, identity=replace(bank.identity, details=details)).write(path.parent)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # not every disk knows links
+        shutil.copy2(source, target)
 
 
 def _data(work: Work, index: Path) -> str:
@@ -139,7 +249,10 @@ def _data(work: Work, index: Path) -> str:
 
 
 class _Maker:
-    """The banks of one encoder, protocol and set of videos, and what is missing of them."""
+    """The banks of one encoder, protocol and set of videos, and what is missing of them.
+
+    ``left`` of the ``share`` of shards that are this process's are to do.
+    """
 
     def __init__(
         self,
@@ -153,10 +266,11 @@ class _Maker:
         self.work, self.folder, self.device, self.progress = work, folder, device, progress
         self.durations = dict(index.video(number) for number in range(len(index)))
         self.reasons = set_aside(index)
+        self.is_own_index = index.path.parent == work.cache
         items = work.found.items
-        self.plan = [
-            items[first : first + VIDEOS_A_SHARD] for first in range(0, len(items), VIDEOS_A_SHARD)
-        ]
+        size = _shard_size(folder, len(items))
+        self.plan = [items[first : first + size] for first in range(0, len(items), size)]
+        self.left = self.share = 0
         encoder = work.looked.encoder
         self.writers: dict[str, BankWriter] = {}
         kinds: dict[str, Kind] = {time: "clip" for time in work.times}
@@ -172,50 +286,82 @@ class _Maker:
                 kind=kind,
             )
 
-    def run(self) -> int:
-        """Write what is missing; return how many videos were looked at for it."""
-        unfinished = [n for n in self.writers if not Manifest.read(self.folder / n).complete]
-        shards = {shard for name in unfinished for shard in self.writers[name].missing()}
-        shards |= {n for n in range(len(self.plan)) if not self._failed(n).exists()}
-        if not shards:
-            self._close(unfinished)
-            return 0
+    def run(self) -> dict[int, Sequence[Item]]:
+        """Write what is missing; return what was looked at for it, by all processes."""
+        todo = self._todo()
+        own = {shard: todo[shard] for shard in sorted(todo)[rank() :: world_size()]}
+        self.left = self.share = len(own)
+        counter = _Counter(sum(map(len, todo.values())), self.progress)
+        if own:
+            self._look(own, counter)
+        wait_for_all(counter.tell)
+        counter.tell()
+        with first_here():
+            if rank() == 0:
+                for writer in self.writers.values():
+                    if not Manifest.read(writer.folder).complete:
+                        writer.close()
+                for path in self.folder.glob(".failed-*.part"):  # of processes that were killed
+                    path.unlink(missing_ok=True)
+        return todo
+
+    def _todo(self) -> dict[int, Sequence[Item]]:
+        """Return what is to be looked at, by shard; each process asks its share of the disk."""
+        own = range(len(self.plan))[rank() :: world_size()]
+        unfinished = [w for w in self.writers.values() if not Manifest.read(w.folder).complete]
+        missing = {shard for writer in unfinished for shard in writer.missing(own)}
+        missing |= {shard for shard in own if not self._failed(shard).exists()}
+        found = {str(shard): "all" for shard in missing}
+        for shard in own if self.work.retry else ():
+            if shard not in missing and (places := self._lacking(shard)):
+                found[str(shard)] = json.dumps(places)
+        told = gather_texts(found)
+        return {
+            shard: self.plan[shard]
+            if (text := told[str(shard)]) == "all"
+            else [self.plan[shard][place] for place in json.loads(text)]
+            for shard in sorted(map(int, told))
+        }
+
+    def _lacking(self, shard: int) -> list[int]:
+        """Return the places of a shard's videos that a bank has no rows of, if there is hope.
+
+        Of a damaged shard these are all places.
+        """
+        try:
+            known = [writer.videos_in(shard) for writer in self.writers.values()]
+        except BankError:
+            return [*range(len(self.plan[shard]))]
+        return [
+            place
+            for place, item in enumerate(self.plan[shard])
+            if not (all(item.id in videos for videos in known) or self.is_lasting(item))
+        ]
+
+    def _look(self, own: Mapping[int, Sequence[Item]], counter: "_Counter") -> None:
+        """Read and encode this process's share."""
         encoding = _Encoding(self.work, self.device)
-        readable = [i for n in sorted(shards) for i in self.plan[n] if not self._why_not(i)]
+        readable = [item for items in own.values() for item in items if not self._why_not(item)]
         protocol = self.work.protocol
-        side_px, decoder = protocol.decode_short_side_px, self.work.decoder
-        reading = ClipReading(side_px, decoder, _Cut(protocol))
+        reading = ClipReading(protocol.decode_short_side_px, self.work.decoder, _Cut(protocol))
         dataset = ItemClips(readable, self.durations, protocol, reading)
         loader = Loader(dataset, [[n] for n in range(len(readable))], self.work.loader)
-        total, done = sum(len(self.plan[n]) for n in shards), 0
-        try:
-            stream = cast(Generator[list[ClipSample]], stoppable(loader))
-            with closing(stream) as samples:
-                for shard in sorted(shards):
-                    failed: dict[str, str] = {}
-                    for item in self.plan[shard]:
-                        why = self._why_not(item)
-                        if not why:
-                            (sample,) = next(samples)
-                            why = sample.failed[0][1] if sample.failed else ""
-                        if why:
-                            failed[item.id] = why
-                        else:
-                            encoding.add(item, sample)
-                        done += 1
-                        self.progress("looking at videos", done, total)
-                    self._write(shard, encoding.rows(), failed)
-        except KeyboardInterrupt:
-            left = len({s for w in self.writers.values() for s in w.missing()})
-            raise Interrupted(
-                f"{self.folder}: {left} of {len(self.plan)} parts are to do"
-            ) from None
-        self._close([*self.writers])
-        return total
-
-    def banks(self) -> dict[str, Bank]:
-        """Open the banks."""
-        return {name: Bank.open(self.folder / name) for name in self.writers}
+        stream = cast(Generator[list[ClipSample]], stoppable(loader))
+        with closing(stream) as samples:
+            for shard, items in own.items():
+                failed: dict[str, str] = {}
+                for item in items:
+                    why = self._why_not(item)
+                    if not why:
+                        (sample,) = next(samples)
+                        why = sample.failed[0][1] if sample.failed else ""
+                    if why:
+                        failed[item.id] = why
+                    else:
+                        encoding.add(item, sample)
+                    counter.tell(1)
+                self._write(shard, items, encoding.rows(), failed)
+                self.left -= 1
 
     def told(self, shard: int) -> list[tuple[str, str]]:
         """Return (id, reason) of the videos of a shard that could not be read.
@@ -230,17 +376,32 @@ class _Maker:
         except (OSError, ValueError, AttributeError) as error:
             raise BankError(f"{path}: damaged; remove it to look at its videos again") from error
 
-    def _write(self, shard: int, rows: Mapping[str, BankRows], failed: dict[str, str]) -> None:
-        for name, writer in self.writers.items():
-            writer.write_shard(shard, rows[name], failed_keyframes=len(failed))
+    def _write(
+        self,
+        shard: int,
+        items: Sequence[Item],
+        rows: Mapping[str, BankRows],
+        failed: Mapping[str, str],
+    ) -> None:
+        """Write what came of some videos of a shard beside what there is of the others."""
+        looked_at = {item.id for item in items}
+        is_whole = len(looked_at) == len(self.plan[shard])
+        is_richer = len(failed) < len(looked_at)
+        if not is_whole:
+            failed = {o: why for o, why in self.told(shard) if o not in looked_at} | dict(failed)
+        for name, writer in self.writers.items() if is_whole or is_richer else ():
+            new = rows[name] if is_whole else _beside(writer.rows(shard), looked_at, rows[name])
+            writer.write_shard(shard, new, failed_keyframes=len(failed))
         write_text(self._failed(shard), json.dumps(failed, indent=1) + "\n")
-
-    def _close(self, names: Sequence[str]) -> None:
-        for name in names:
-            self.writers[name].close()
 
     def _failed(self, shard: int) -> Path:
         return self.folder / f"failed-{shard:05d}.json"
+
+    def is_lasting(self, item: Item) -> bool:
+        """Whether the video would fail again for what is known, so that nobody need try."""
+        if item.path is not None and item.path in self.reasons:
+            return not self.is_own_index
+        return bool(self._why_not(item))
 
     def _why_not(self, item: Item) -> str:
         """Return why an item cannot be read, or nothing."""
@@ -252,6 +413,42 @@ class _Maker:
         if item.start_s is not None and item.start_s >= length_s:
             return f"begins at {item.start_s:g} s, and the video ends at {length_s:.2f} s"
         return ""
+
+
+class _Counter:
+    """The videos that all processes have looked at, told of by whoever counts, once each time."""
+
+    def __init__(self, total: int, progress: Progress) -> None:
+        self.total, self.progress = total, progress
+        self.tally, self.told = Tally(), 0
+
+    def tell(self, more: int = 0) -> None:
+        """Count some more, and tell if there are more than before."""
+        count = self.tally.add(more)
+        if count > self.told:
+            self.told = count
+            self.progress("looking at videos", count, self.total)
+
+
+def _shard_size(folder: Path, videos: int) -> int:
+    """Return how many videos make a shard: what banks there have, for they cannot be parted anew.
+
+    Otherwise it depends on the number of videos alone, and not on that of processes.
+    """
+    for path in sorted(folder.glob(f"*/{BANK_JSON}")):
+        if plan := Manifest.read(path.parent).plan:
+            return len(plan[0])
+    return min(VIDEOS_A_SHARD, max(FEWEST_A_SHARD, -(-videos // SHARDS)))
+
+
+def _beside(there: BankRows, looked_at: set[str], now: BankRows) -> BankRows:
+    """Return rows of now with those of the videos that were not looked at."""
+    kept = np.array([video not in looked_at for video in there.videos], np.bool_)
+    others = BankRows(
+        [video for video in there.videos if video not in looked_at],
+        *(there.seconds[kept], there.boxes[kept], there.scores[kept], there.features[kept]),
+    )
+    return BankRows.joined([others, now], now.features.shape[1])
 
 
 @dataclass(frozen=True)
@@ -393,51 +590,92 @@ class _Cut:
 # --- from banks to features
 
 
-def _gathered(
-    work: Work,
-    banks: Mapping[str, Bank],
-    folder: Path,
-    failures: dict[str, str],
-    decoded: int,
-    data: str,
-) -> Frozen:
+def _gathered(banked: Banked) -> Frozen:
     """Return the features of all videos that every bank has."""
+    work = banked.work
     features = {
-        time: {one: rows.astype(np.float32).mean(axis=0) for one, rows in _by_video(banks[time])}
+        time: {
+            one: rows.astype(np.float32).mean(axis=0)
+            for one, rows in _by_video(Bank.open(banked.folder / time))
+        }
         for time in work.times
     }
-    tokens = {one: np.array(rows) for one, rows in _by_video(banks[TOKENS])} if work.tokens else {}
-    failures = dict(failures)
+    places = _Places.of(Bank.open(banked.folder / TOKENS)) if work.tokens else None
+    has: dict[str, Collection[str]] = {
+        f"{time} clips": one.keys() for time, one in features.items()
+    }
+    if places is not None:
+        has["tokens"] = places.of_video.keys()
+    failures = dict(banked.failures)
     ids = []
     for item in work.found.items:
         if item.id in failures:
             continue
-        lacks = [time for time, found in features.items() if item.id not in found]
+        lacks = [what for what, found in has.items() if item.id not in found]
         if lacks:  # read this time, and not when the bank was made
-            failures[item.id] = f"could not be read for {lacks[0]} clips"
+            failures[item.id] = f"could not be read for {lacks[0]}"
         else:
             ids.append(item.id)
     dim = work.looked.encoder.features
     return Frozen(
-        folder,
+        banked.folder,
         tuple(ids),
         failures,
         {
             time: np.stack([found[one] for one in ids]) if ids else np.zeros((0, dim), np.float32)
             for time, found in features.items()
         },
-        np.stack([tokens[one] for one in ids]) if tokens and ids else None,
-        decoded,
-        data,
+        places.stored(ids) if places is not None and ids else None,
+        len(banked.looked_at),
+        banked.data,
+        len(failures.keys() - banked.looked_at - banked.lasting),
     )
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the tokens of each video are: in which of the files, from which row on, how many."""
+
+    files: tuple[Path, ...]
+    of_video: Mapping[str, tuple[int, int, int]]
+    features: int
+
+    @classmethod
+    def of(cls, bank: Bank) -> "_Places":
+        """Find the tokens in a bank; none are read."""
+        files, of_video = list[Path](), dict[str, tuple[int, int, int]]()
+        for table, mapped in bank.shards():
+            for name, first, last in _runs(table):
+                of_video[name] = (len(files), first, last - first)
+            files.append(Path(str(cast("np.memmap[Any, Any]", mapped).filename)))
+        return cls(tuple(files), of_video, bank.dim)
+
+    def stored(self, ids: Sequence[str]) -> StoredTokens:
+        """Return the tokens of some videos, not yet read; there are as many of each."""
+        found = np.array([self.of_video[one] for one in ids], np.int64)
+        tokens = int(found[0, 2])
+        if (found[:, 2] != tokens).any():
+            odd = ids[int(np.argmax(found[:, 2] != tokens))]
+            raise BankError(
+                f"{self.files[0].parent}: expected {tokens} tokens of {odd}, as of others"
+            )
+        return StoredTokens(
+            *(self.files, found[:, 0], found[:, 1]), tokens=tokens, features=self.features
+        )
 
 
 def _by_video(bank: Bank) -> Iterator[tuple[str, NDArray[np.float16]]]:
     """Give (id, its rows, mapped) of each video with rows; not to be kept, but copied."""
     for table, features in bank.shards():
-        names = table["video"].to_pylist()
-        first = 0
-        for row in range(1, len(names) + 1):
-            if row == len(names) or names[row] != names[first]:
-                yield names[first], features[first:row]
-                first = row
+        for name, first, last in _runs(table):
+            yield name, features[first:last]
+
+
+def _runs(table: pa.Table) -> Iterator[tuple[str, int, int]]:
+    """Give each video of a shard with the first of its rows, and that after the last."""
+    names = table["video"].to_pylist()
+    first = 0
+    for row in range(1, len(names) + 1):
+        if row == len(names) or names[row] != names[first]:
+            yield names[first], first, row
+            first = row

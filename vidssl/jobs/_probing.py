@@ -41,11 +41,12 @@ SHOTS = (1, 5)
 class Request:
     """What is to be probed, and how.
 
-    Without ``test`` the source is probed against itself. ``random`` draws the encoder's weights
-    anew, by that seed. ``time`` is how clips are shown; ``motion`` compares all ways. ``cache`` is
-    the folder that keeps features, None: ``probe`` beside the encoder. ``group`` is a regular
-    expression of video names, whose first group names the film that a clip is from. Sizes that are
-    None are those the encoder was trained on, as far as that is known.
+    Without ``test`` the source is probed against itself. ``retry`` reads videos again that failed
+    before. ``random`` draws the encoder's weights anew, by that seed. ``time`` is how clips are
+    shown; ``motion`` compares all ways. ``cache`` is the folder that keeps features, None:
+    ``probe`` beside the encoder. ``group`` is a regular expression of video names, whose first
+    group names the film that a clip is from. Sizes that are None are those the encoder was trained
+    on, as far as that is known.
     """
 
     encoder: Path
@@ -69,6 +70,7 @@ class Request:
     workers: int | None = None
     clips_at_once: int = 16
     device: str = "auto"
+    retry: bool = False
 
 
 @dataclass
@@ -235,25 +237,25 @@ class Probing:
         return _Answers(scores_NK, _told(fits))
 
     def _attentive(self) -> _Answers:
-        train_NLF, test_MLF = self.gallery.frozen.tokens, self.queries.frozen.tokens
-        assert train_NLF is not None
-        assert test_MLF is not None
+        train, test = self.gallery.frozen.tokens, self.queries.frozen.tokens
+        assert train is not None
+        assert test is not None
         classes, labels = len(self.classes.names), self.train_labels
-        folds = self._folds() if self.alone else [np.zeros(len(train_NLF), np.bool_)]
-        scores_MK = np.zeros((len(test_MLF), classes))
+        folds = self._folds() if self.alone else [np.zeros(len(train), np.bool_)]
+        scores_MK = np.zeros((len(test), classes))
         facts: dict[str, Any] = {}
         for fold in folds:
-            asked = fold if self.alone else np.ones(len(test_MLF), np.bool_)
+            asked = fold if self.alone else np.ones(len(test), np.bool_)
             if fold.all():
                 continue
             found = attentive.fit_attentive(
-                *(train_NLF[~fold], labels[~fold], test_MLF[asked]),
+                *(train.of(np.flatnonzero(~fold)), labels[~fold], test.of(np.flatnonzero(asked))),
                 classes=classes,
                 device=self.device,
             )
             scores_MK[asked] = found.probabilities
             facts = {"loss": found.loss, "parameters": found.parameters, "steps": found.steps}
-        return _Answers(scores_MK, {**facts, "tokens": train_NLF.shape[1]})
+        return _Answers(scores_MK, {**facts, "tokens": train.shape[1]})
 
     def _folds(self) -> list[NDArray[np.bool_]]:
         labels = self.train_labels

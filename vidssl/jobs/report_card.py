@@ -8,7 +8,6 @@ Array suffixes: N training videos that could be read, M test videos that could b
 
 import json
 import math
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -20,18 +19,20 @@ import torch
 
 from vidssl.errors import CheckpointError, OutputError, RecipeError, nearest
 from vidssl.files import replacing, replacing_folder
+from vidssl.jobs import _card_boxes as boxes
 from vidssl.jobs import _probe_encoder as encoders
 from vidssl.jobs import probe
-from vidssl.jobs._card_boxes import BoxTask, score_boxes
+from vidssl.jobs._card_boxes import BoxTask
 from vidssl.jobs._card_videos import Gathered
-from vidssl.jobs._limits import usable_cores
+from vidssl.jobs._detector import require_alone
 from vidssl.jobs._probe_result import ProbeResult, ProbeScore, fingerprint
-from vidssl.jobs._run_files import is_finite, read_run
+from vidssl.jobs._run_files import read_run
 from vidssl.jobs.models import multiply_adds
-from vidssl.jobs.report import MEANINGS
+from vidssl.jobs.report import curves_of
+from vidssl.nn.distributed import joined, rank
 from vidssl.probe.intervals import mean_interval
-from vidssl.progress import Progress, silent
-from vidssl.report import card_file, card_page, figures
+from vidssl.progress import REMARK, Progress, silent
+from vidssl.report import card_file, card_page
 from vidssl.report.card import (
     Card,
     LearningCurve,
@@ -91,7 +92,8 @@ class Request:
     ``on`` are sources with labels; ``test`` is empty, where each is judged by itself, or has a
     source for each of ``on``. ``out`` is the folder to write, None: ``report-card`` beside the
     encoder. ``compare`` are earlier cards. ``boxes`` are people to tell the actions of. ``probing``
-    has the settings of the probes; its encoder and sources are not used.
+    has the settings of the probes; its encoder and sources are not used. ``command`` is what was
+    typed, if anything was, to repeat it.
     """
 
     encoder: Path
@@ -103,6 +105,7 @@ class Request:
     motion: bool = True
     name: str | None = None
     boxes: BoxTask | None = None
+    command: str = ""
     probing: probe.Request = field(default_factory=lambda: probe.Request(Path(), ""))
 
 
@@ -135,6 +138,21 @@ def run(request: Request, *, progress: Progress = silent) -> CardResult:
         OutputError: if the folder holds something else, or cannot be written.
         SourceError, BankError, Interrupted: as :func:`vidssl.jobs.probe.run`.
     """
+    require_alone("report-card")
+    result = run_together(request, progress=progress)
+    assert result is not None
+    return result
+
+
+def run_together(request: Request, *, progress: Progress = silent) -> CardResult | None:
+    """Do as :func:`run`, with the processes that torchrun started beside this one, if any.
+
+    All of them read and encode a share of the videos; then the first does the rest, and the others
+    return None.
+
+    Raises:
+        VidsslError, Interrupted: as :func:`run`; LaunchError if the processes do not meet.
+    """
     if not request.on:
         raise RecipeError("expected at least one source of videos, found none")
     if request.test and len(request.test) != len(request.on):
@@ -145,20 +163,35 @@ def run(request: Request, *, progress: Progress = silent) -> CardResult:
     out = request.out or _beside(request.encoder, FOLDER)
     _require_card(out)
     rivals = [card_file.read_rival(path) for path in request.compare]
-    if request.boxes is not None:
-        request.boxes.read()  # a mistake in a file is told of before hours of work
     plans = _plans(request)
-    results = [probe.run(plan, progress=progress) for plan in plans]
+    if request.boxes is not None:
+        boxes.require(request.boxes, plans[0])  # a mistake is told of before hours of work
+    with joined():
+        seen = _look(request, plans, progress)
+        untrained = None
+        if "random" in request.baselines:
+            progress(
+                "the same network is looked at untrained: as long again, if not kept", 0, REMARK
+            )
+            untrained = _look(request, [replace(plan, random=SEED) for plan in plans], progress)
+        if rank() != 0:
+            return None
+    results = [probe.judged(one, progress=progress) for one in seen.videos]
     if "chance" in request.baselines:
         rivals.append(_chance(results))
     if "majority" in request.baselines:
         rivals += _majority(results)
-    if "random" in request.baselines:
-        rivals.append(_random(plans, progress))
+    costs = []
+    if untrained is not None:
+        rival, spent_s = _random(untrained, progress)
+        rivals.append(rival)
+        costs.append(("the same of the random network took", f"{spent_s:.0f} s"))
     card = _card(request, plans, results, rivals, progress)
-    if request.boxes is not None:
-        card = replace(card, scores=[*card.scores, _boxes(request, request.boxes, progress)])
-    _write(out, card)
+    if seen.people is not None:
+        started = time.monotonic() - seen.people.seconds
+        card = replace(card, scores=[*card.scores, boxes.scored(seen.people)])
+        costs.insert(0, ("people in boxes took", f"{time.monotonic() - started:.0f} s"))
+    _write(out, replace(card, costs=[*card.costs, *costs]))
     page = out / PAGE
     return CardResult(
         page=page,
@@ -337,17 +370,6 @@ def _words(score: ProbeScore) -> tuple[str, str]:
     return f"{name}, {score.metric}", ""
 
 
-def _boxes(request: Request, task: BoxTask, progress: Progress) -> Score:
-    looked, asked = encoders.load(request.encoder), request.probing
-    cache = asked.cache or _beside(request.encoder, "probe")
-    return score_boxes(
-        *(task, request.encoder, looked, cache),
-        side_px=asked.crop_px or looked.side_px,
-        workers=usable_cores() if asked.workers is None else asked.workers,
-        progress=progress,
-    )
-
-
 def _needs_time(result: ProbeResult) -> Score:
     motion = result.motion
     assert motion is not None
@@ -400,11 +422,38 @@ def _majority(results: Sequence[ProbeResult]) -> list[Rival]:
     return [Rival("majority class", scores, note)] if scores else []
 
 
-def _random(plans: Sequence[probe.Request], progress: Progress) -> Rival:
-    untrained = [replace(plan, random=SEED, motion=False) for plan in plans]
-    results = [probe.run(plan, progress=progress) for plan in untrained]
-    scores = [_score(score) for result in results for score in result.scores]
-    return Rival("random network", scores, f"the same network, untrained (seed {SEED}).")
+@dataclass(frozen=True)
+class _Seen:
+    """All that one network is to be scored on, in the cache."""
+
+    videos: Sequence[probe.Seen]
+    people: boxes.SeenBoxes | None
+
+    @property
+    def seconds(self) -> float:
+        return sum(one.seconds for one in self.videos) + (self.people.seconds if self.people else 0)
+
+
+def _look(request: Request, plans: Sequence[probe.Request], progress: Progress) -> _Seen:
+    """Look at all videos and people, together with the other processes."""
+    videos = [probe.look(plan, progress=progress) for plan in plans]
+    if request.boxes is None:
+        return _Seen(videos, None)
+    return _Seen(videos, boxes.look(request.boxes, plans[0], progress=progress))
+
+
+def _random(untrained: _Seen, progress: Progress) -> tuple[Rival, float]:
+    """Return what the same network scores untrained, and the seconds that it took.
+
+    All scores of the card are taken again, motion and boxes too, so that it costs as much again.
+    """
+    started = time.monotonic() - untrained.seconds
+    results = [probe.judged(one, progress=progress) for one in untrained.videos]
+    scores = _scores([one.request for one in untrained.videos], results)
+    if untrained.people is not None:
+        scores.append(boxes.scored(untrained.people))
+    note = f"the same network, untrained (seed {SEED})."
+    return Rival("random network", scores, note), time.monotonic() - started
 
 
 # --- the card
@@ -446,7 +495,7 @@ def _card(
         rivals=rivals,
         failures=list(dict.fromkeys(failures)),
         notes=list(dict.fromkeys(note for result in results for note in result.notes)),
-        commands=[_command(request)],
+        commands=[request.command] if request.command else [],
     )
 
 
@@ -469,18 +518,9 @@ def _motion(result: ProbeResult) -> Motion | None:
 def _curves(encoder: Path) -> list[LearningCurve]:
     """Return what the training logged, if the encoder lies in a run's folder."""
     try:
-        log = read_run(encoder if encoder.is_dir() else encoder.parent).log
+        return curves_of(read_run(encoder if encoder.is_dir() else encoder.parent).log)
     except CheckpointError:
         return []
-    curves = []
-    for name in figures.scalars(log):
-        if name == "samples_seen":  # a straight line
-            continue
-        points = [(e["step"], float(e[name])) for e in log if is_finite(e.get(name))]
-        if points:
-            steps, values = zip(*points, strict=True)
-            curves.append(LearningCurve(name, steps, values, MEANINGS.get(name, "")))
-    return curves
 
 
 def _lead(looked: encoders.Looked, names: Sequence[str]) -> str:
@@ -571,35 +611,6 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads"
-
-
-def _command(request: Request) -> str:
-    words = ["vidssl", "report-card", str(request.encoder)]
-    pairs = [("--on", one) for one in request.on] + [("--test", one) for one in request.test]
-    pairs += [("--compare", str(path)) for path in request.compare]
-    pairs += [("--baseline", one) for one in request.baselines]
-    given, usual = request.probing, probe.Request(Path(), "")
-    for option, now, was in (
-        ("--k", given.k, usual.k),
-        ("--temperature", given.temperature, usual.temperature),
-        ("--views", given.views, usual.views),
-        ("--short-side", given.short_side_px, None),
-        ("--crop", given.crop_px, None),
-        ("--group", given.group, None),
-        ("--decoder", given.decoder, usual.decoder),
-        ("--precision", given.precision, usual.precision),
-    ):
-        if now != was:
-            pairs.append((option, str(now)))
-    if given.probes != usual.probes:
-        pairs.append(("--probes", ",".join(given.probes)))
-    if task := request.boxes:
-        pairs += [("--boxes-on", task.videos), ("--boxes-train", str(task.train))]
-        pairs += [("--boxes-test", str(task.test)), ("--boxes-labels", str(task.labels))]
-    words += [word for pair in pairs for word in pair]
-    words += [] if given.centre else ["--no-centre"]
-    words += [] if request.motion else ["--no-motion"]
-    return shlex.join(words)
 
 
 def _counted(count: int) -> str:

@@ -12,7 +12,7 @@ Tensor suffixes: N training videos, M test videos, L tokens, F features, K class
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,11 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from vidssl.probe.tokens import StoredTokens
+
+Tokens = NDArray[np.floating] | StoredTokens
+"""Of some videos, ``(N, L, F)``; a batch is read at a time."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +80,9 @@ class AttentiveProbe(nn.Module):
 
 
 def fit_attentive(
-    train_NLF: NDArray[np.floating],
+    train_NLF: Tokens,
     labels_N: NDArray[np.integer] | NDArray[np.bool_],
-    test_MLF: NDArray[np.floating],
+    test_MLF: Tokens,
     *,
     classes: int,
     config: AttentiveConfig | None = None,
@@ -86,7 +91,8 @@ def fit_attentive(
     """Train the probe and return its probabilities on the test videos.
 
     ``labels_N`` may be ``(N, K)`` of booleans: each class is then answered by itself. The same
-    arguments give the same probe on the same machine; the caller's random state stays as it is.
+    arguments give the same probe on the same machine, be tokens in memory or stored, of which a
+    batch is read at a time; the caller's random state stays as it is.
 
     Raises:
         ValueError: if shapes do not agree, or there is nothing to train on.
@@ -100,7 +106,7 @@ def fit_attentive(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         probe = AttentiveProbe(train_NLF.shape[1], train_NLF.shape[2], classes, config).to(device)
-    mean_F, scale_F = (torch.from_numpy(one).to(device) for one in _scale(train_NLF))
+    mean_F, scale_F = (torch.from_numpy(one).to(device) for one in _scale(train_NLF, config.batch))
 
     def tokens(rows: NDArray[np.floating]) -> Tensor:
         batch = torch.from_numpy(np.asarray(rows, dtype=np.float32)).to(device)
@@ -110,8 +116,8 @@ def fit_attentive(
     probe.eval()
     parts = [np.zeros((0, classes))]
     with torch.inference_mode():
-        for first in range(0, len(test_MLF), config.batch):
-            logits = probe(tokens(test_MLF[first : first + config.batch])).double()
+        for rows in _batches(len(test_MLF), config.batch):
+            logits = probe(tokens(test_MLF[rows])).double()
             answered = logits.softmax(1) if labels_N.ndim == 1 else logits.sigmoid()
             parts.append(answered.cpu().numpy())
     parameters = sum(weight.numel() for weight in probe.parameters())
@@ -121,7 +127,7 @@ def fit_attentive(
 def _train(
     probe: AttentiveProbe,
     tokens: Callable[[NDArray[np.floating]], Tensor],
-    train_NLF: NDArray[np.floating],
+    train_NLF: Tokens,
     labels_N: NDArray[np.integer] | NDArray[np.bool_],
     config: AttentiveConfig,
     device: torch.device,
@@ -157,14 +163,20 @@ def _train(
     return loss_sum / count, step
 
 
-def _scale(train_NLF: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _batches(count: int, size: int) -> Iterator[NDArray[np.int64]]:
+    for first in range(0, count, size):
+        yield np.arange(first, min(first + size, count))
+
+
+def _scale(train_NLF: Tokens, at_once: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return mean and deviation of each feature over videos and tokens, a video at a time."""
     total_F = np.zeros(train_NLF.shape[2])
     square_F = np.zeros_like(total_F)
-    for tokens_LF in train_NLF:
-        wide_LF = tokens_LF.astype(np.float64)
-        total_F += wide_LF.sum(axis=0)
-        square_F += (wide_LF**2).sum(axis=0)
+    for rows in _batches(len(train_NLF), at_once):
+        for tokens_LF in train_NLF[rows]:
+            wide_LF = tokens_LF.astype(np.float64)
+            total_F += wide_LF.sum(axis=0)
+            square_F += (wide_LF**2).sum(axis=0)
     count = train_NLF.shape[0] * train_NLF.shape[1]
     mean_F = total_F / count
     deviation_F = np.sqrt(np.maximum(square_F / count - mean_F**2, 0.0))
