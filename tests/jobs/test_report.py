@@ -48,8 +48,17 @@ def folder(tmp_path: Path) -> Path:
 def shown(folder: Path) -> str:
     """The page's text without its tags."""
     html = (folder / "report.html").read_text(encoding="utf-8")
-    body = html.partition("<body>")[2]
+    body = html.partition("<body>")[2].partition("<script")[0]
     return unescape(re.sub(r"<[^>]+>", " ", body))
+
+
+def charts(folder: Path) -> list[dict[str, Any]]:
+    """What plotly is told to draw."""
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    found = re.search(r'id="page-data">(.*?)</script>', html, re.S)
+    assert found
+    drawn: list[dict[str, Any]] = json.loads(found[1])["charts"]
+    return drawn
 
 
 def score(**changes: Any) -> dict[str, Any]:
@@ -96,9 +105,12 @@ def test_the_numbers_at_the_top_are_those_of_the_log(folder: Path) -> None:
 def test_each_scalar_of_the_log_has_a_curve_in_words_too(folder: Path) -> None:
     run(folder)
     html = (folder / "report.html").read_text(encoding="utf-8")
-    assert 'alt="loss: 3 at step 0, 2.6 at step 4"' in html
+    assert 'aria-label="loss: 3 at step 0, 2.6 at step 4"' in html
     # loss, lr, clips_per_s, data_wait; samples_seen grows as the steps do.
-    assert html.count("<img") == 4
+    names = [chart["data"][0]["y"] for chart in charts(folder)]
+    assert names == [[3.0, 2.9, 2.8, 2.7, 2.6], [0.1] * 5, [20.0] * 5, [0.01] * 5]
+    assert html.count("data-chart=") == 4
+    assert "What training minimises." in shown(folder)
 
 
 def test_the_first_step_and_short_steps_count_for_little_in_the_speed(folder: Path) -> None:
@@ -142,6 +154,45 @@ def test_a_run_without_logged_steps_says_so(folder: Path) -> None:
     result = run(folder)
     assert (result.steps, result.loss, result.clips_per_s) == (0, None, None)
     assert "The run has no logged step yet." in shown(folder)
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in html  # nothing to draw: no plotly, and no other script
+    assert len(html) < 20_000
+
+
+def test_what_happened_at_a_step_is_marked_on_every_curve(folder: Path) -> None:
+    events = [
+        {"event": "start", "time": 0, "step": 0, "steps": 9},
+        {"event": "alarm", "time": 0, "step": 1, "words": "<b>collapse</b>"},
+        {"event": "alarm", "time": 0, "step": "soon", "words": "at no step"},
+        {"event": "interrupted", "time": 0, "words": "stopped"},
+        {"event": "start", "time": 0, "step": 2, "steps": 9},
+        {"event": "rolled back", "time": 0, "first": 3, "last": 4, "reason": "nan"},
+    ]
+    lines(folder / "events.jsonl", events)
+    run(folder)
+    for chart in charts(folder):
+        heads = chart["data"][-1]
+        assert heads["x"] == [1, 2, 4]
+        assert heads["marker"]["symbol"] == ["triangle-down", "circle", "x"]
+        assert heads["text"][0] == "alarm at step 1: &lt;b&gt;collapse&lt;/b&gt;"
+        assert heads["text"][1] == "goes on after step 2 of 9"
+        assert heads["text"][2].startswith("steps 3 to 4 undone")
+        assert [line["x0"] for line in chart["layout"]["shapes"]] == [1, 2, 4]
+    assert "a triangle is an alarm, a cross steps that were undone, a dot where" in shown(folder)
+
+
+def test_a_training_without_such_events_has_no_marks(folder: Path) -> None:
+    run(folder)
+    assert all(len(chart["data"]) == 1 for chart in charts(folder))
+    assert "dotted line" not in shown(folder)
+
+
+def test_of_very_many_numbers_the_first_are_drawn(folder: Path) -> None:
+    many = {f"n{number}": 0.5 for number in range(300)}
+    lines(folder / "log.jsonl", [{"step": step, **many} for step in range(3)])
+    run(folder)
+    assert len(charts(folder)) == 200
+    assert "The first 200 of 300 numbers; all are in log.jsonl." in shown(folder)
 
 
 def test_events_are_listed_and_of_too_many_both_ends(folder: Path) -> None:
@@ -190,12 +241,20 @@ def test_damaged_files_beside_the_run_are_named_in_the_page(folder: Path) -> Non
 
 
 def test_strange_values_in_the_files_do_not_stop_the_report(folder: Path) -> None:
-    lines(folder / "log.jsonl", [[1], {"step": "x"}, {"step": 3, "loss": float("nan"), "a": "b"}])
+    lines(
+        folder / "log.jsonl",
+        [
+            [1],
+            {"step": "x"},
+            {"step": 3, "loss": float("nan"), "a": "b"},
+            {"step": 4, "loss": 10**400},
+        ],
+    )
     lines(folder / "events.jsonl", [7, {"time": "soon"}, {"event": "e", "time": 1e300}])
     write_score(folder, "eval-a", {"ap": {"1": "high", "x": 0.4}, "mean_ap": "good"})
     write_score(folder, "eval-b", {"ap": 3, "protocol": 4})
     result = run(folder)
-    assert result.steps == 4
+    assert result.steps == 5
     assert result.scores == {"eval-a": None, "eval-b": None}
 
 
@@ -207,7 +266,8 @@ def test_text_from_files_is_never_markup(folder: Path) -> None:
     write_score(folder, "eval-x", score(names={"1": hostile}, notes=[hostile]))
     run(folder)
     html = (folder / "report.html").read_text(encoding="utf-8")
-    assert "<script" not in html
+    assert html.count("<script") == html.count("</script>") == 3
+    assert "<script>alert" not in html.partition('id="plotly"')[0]
     assert shown(folder).count(hostile) >= 5
 
 

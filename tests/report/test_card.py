@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from vidssl.errors import CheckpointError
-from vidssl.report import card_charts, card_file, card_page
+from vidssl.report import card_charts, card_file, card_page, run_charts
 from vidssl.report.card import (
     Card,
     CardMap,
@@ -42,7 +42,7 @@ def body(html: str) -> str:
 
 def told(html: str) -> dict[str, object]:
     """The data that the page's script reads."""
-    found = re.search(r'id="card-data">(.*?)</script>', html, re.S)
+    found = re.search(r'id="page-data">(.*?)</script>', html, re.S)
     assert found
     value: dict[str, object] = json.loads(found[1])
     return value
@@ -114,7 +114,7 @@ def test_markup_in_the_data_is_text_everywhere(make_card: MakeCard) -> None:
     assert classes[0] == HOSTILE  # the page's own script sets texts, never markup
     for chart in [
         *card_charts.comparisons(card),
-        *card_charts.learning(card.curves),
+        *run_charts.curves(card.curves),
         card_charts.confusion(np.ones((3, 3), np.int64), card.classes),
     ]:
         assert chart
@@ -226,18 +226,6 @@ def test_classes_that_nobody_has_are_left_out_and_equal_names_told_apart() -> No
     assert chart
     assert chart.data[0]["y"] == ["same", "same (2)"]
     assert card_charts.confusion(np.zeros((2, 2), np.int64), ["a", "b"]) is None
-
-
-def test_a_curve_leaves_a_gap_where_it_is_not_finite() -> None:
-    (chart,) = card_charts.learning([LearningCurve("loss", [0, 1, 2], [3.0, float("nan"), 1.0])])
-    assert chart.data[0]["y"] == [3.0, None, 1.0]
-    assert chart.alt == "loss: 3 at step 0, 1 at step 2"
-
-
-def test_a_long_curve_is_thinned() -> None:
-    steps = list(range(100_000))
-    (chart,) = card_charts.learning([LearningCurve("loss", steps, [1.0] * len(steps))])
-    assert len(chart.data[0]["x"]) <= card_charts.MOST_POINTS
 
 
 def test_classes_stand_by_how_much_they_need_time_and_unknown_ones_do_not() -> None:

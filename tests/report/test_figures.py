@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -10,12 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from vidssl.report import _drawing, figures, pictures
+from vidssl.report import _drawing, _short, figures, pictures
 from vidssl.report.figures import MarkedBox, MarkedFrame
 
 Pixels = NDArray[np.int64]
-Entry = dict[str, Any]
-LOG: list[Entry] = [{"step": s, "loss": 5 - s / 10, "lr": 0.1, "top1": s / 30} for s in range(30)]
 NAMES = {1: "chase", 2: "has returned after a long time away from the picture", 7: "costs $5 or $6"}
 BOX = np.array([0.25, 0.25, 0.75, 0.75])
 
@@ -33,69 +30,6 @@ def count(png: bytes, colour: str, slack: int = 6) -> int:
 
 def flat(colour: tuple[int, int, int], height: int = 40, width: int = 60) -> NDArray[np.uint8]:
     return np.full((height, width, 3), colour, dtype=np.uint8)
-
-
-def test_each_scalar_has_its_own_plot() -> None:
-    # 3.3 x 2.1 inches each at 144 dots an inch.
-    assert pixels(figures.curves(LOG, ["loss"])).shape == (302, 475, 3)
-    assert pixels(figures.curves(LOG)).shape == (302, 1425, 3)
-    assert pixels(figures.curves(LOG, columns=1)).shape == (907, 475, 3)
-
-
-def test_loss_and_rate_come_first_and_the_step_is_no_scalar() -> None:
-    log: list[Entry] = [
-        {"step": 0, "top1": 0.1, "lr": 1.0},
-        {"step": 1, "loss": 2.0, "note": "x", "ok": True},
-    ]
-    assert figures.scalars(log) == ["loss", "lr", "top1"]
-
-
-def test_a_falling_loss_falls_on_the_picture() -> None:
-    blue = np.array([0x00, 0x72, 0xB2])
-    near = np.abs(pixels(figures.curves(LOG, ["loss"])) - blue).max(axis=2) <= 6
-    rows, columns = np.nonzero(near)
-    left, right = rows[columns < np.median(columns)], rows[columns > np.median(columns)]
-    assert left.mean() + 50 < right.mean()
-
-
-def test_a_log_with_gaps_and_wild_values_is_drawn() -> None:
-    log: list[Entry] = [
-        *LOG,
-        {"step": 30},
-        {"step": 31, "loss": float("nan")},
-        {"step": 32, "loss": None},
-    ]
-    wild: list[Entry] = [*log, {"step": 33, "loss": float("inf")}, {"loss": 3.0}]
-    assert count(figures.curves(wild, ["loss"]), _drawing.BLUE) > 100
-
-
-def test_one_logged_step_shows_as_a_dot() -> None:
-    assert count(figures.curves(LOG[:1], ["loss"]), _drawing.BLUE) > 10
-
-
-def test_a_long_log_has_its_mean_over_its_values() -> None:
-    rng = np.random.default_rng(0)
-    noisy = [{"step": s, "loss": float(rng.random())} for s in range(200)]
-    pale = "#a6cde3"  # 0.35 of the blue on white: 255 - 0.35 * (255 - 0) = 166, ...
-    assert count(figures.curves(noisy, ["loss"]), pale, 25) > 300
-    assert count(figures.curves(noisy, ["loss"]), _drawing.BLUE) > 300
-    assert count(figures.curves(noisy[:30], ["loss"]), pale, 3) < 100
-
-
-def test_the_running_mean_of_a_window_of_three() -> None:
-    values = np.array([0.0, 3.0, np.nan, 9.0, 12.0])
-    # (0 + 3) / 2; (0 + 3) / 2; (3 + 9) / 2; (9 + 12) / 2; (9 + 12) / 2
-    assert figures.running_mean(values, 3).tolist() == [1.5, 1.5, 6.0, 10.5, 10.5]
-
-
-def test_a_window_without_a_value_has_no_mean() -> None:
-    mean = figures.running_mean(np.array([1.0, np.nan, np.nan, np.nan, 2.0]), 3)
-    assert np.isnan(mean).tolist() == [False, False, True, False, False]
-
-
-def test_an_empty_log_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one number, got none"):
-        figures.curves([{"step": 0}])
 
 
 def test_a_bar_is_as_long_as_its_value() -> None:
@@ -205,11 +139,10 @@ def test_a_grid_of_nothing_is_refused() -> None:
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda: figures.curves(LOG),
         lambda: figures.average_precision_bars(NAMES, {"s": {1: 0.5}}),
         lambda: figures.keyframe_grid([MarkedFrame("t", flat((1, 2, 3)), [MarkedBox(BOX, ["a"])])]),
     ],
-    ids=["curves", "bars", "grid"],
+    ids=["bars", "grid"],
 )
 def test_equal_input_makes_equal_bytes_and_settings_stay(draw: Callable[[], bytes]) -> None:
     before = dict(matplotlib.rcParams)
@@ -219,7 +152,7 @@ def test_equal_input_makes_equal_bytes_and_settings_stay(draw: Callable[[], byte
 
 
 def test_a_hostile_title_stays_on_one_short_line() -> None:
-    title = _drawing.printable("a\nb\x1b[31m" + "x" * 200)
+    title = _short.printable("a\nb\x1b[31m" + "x" * 200)
     assert title.startswith(r"a\nb\x1b[31m")
     assert "…" in title
     assert len(title) <= 90

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vidssl.report import Figure, Page, Section, card_page, figures, write
+from vidssl.report import Page, Plots, Section, card_page, run_charts, write
 from vidssl.report.card import Card
 from vidssl.report.card_strips import LADDER
 
@@ -216,17 +216,140 @@ def test_names_with_markup_are_shown_as_they_are(
     assert browser.complaints() == []
 
 
-def test_the_report_of_a_run_fits_a_phone_and_follows_the_switch(
-    browser: Browser, tmp_path: Path
+# --- the report of a run
+
+POINTS = 400
+SPIKE = 123
+ON_CURVE = "document.querySelector('#part1 .hoverlayer')"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A page of three curves, with an alarm and a stop, and bars of two evaluations."""
+    hostile = "<b>n</b></script><img src=x onerror=alert(1)>@blue"
+    log = [
+        {"step": step, "loss": 90.0 if step == SPIKE else 3 - step / 200, "lr": 0.1, hostile: step}
+        for step in range(POINTS)
+    ]
+    marks = [
+        run_charts.Mark("alarm", 100, "alarm: <b>collapse</b> %{x}"),
+        run_charts.Mark("resumed", 300, "@blue goes on after step 300"),
+    ]
+    series = [run_charts.curve_of(log, name) for name in run_charts.scalars(log)]
+    classes = {1: "<b>sit</b>", 2: "@blue", 3: "stand"}
+    scores: dict[str, dict[int, float | None]] = {
+        "eval-a": {1: 0.5, 2: 0.25},
+        "@soft": {1: 0.75, 2: 0.1, 3: None},
+    }
+    bars = run_charts.average_precision("Average precision", classes, scores)
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    curves, drawn = Plots(run_charts.curves(series, marks)), Plots([bars], small=False)
+    write(path, Page("run", [Section("Curves", [curves]), Section("Scores", [drawn])]))
+    return path.as_uri()
+
+
+def over(browser: Browser, share: float) -> tuple[float, float]:
+    """Return where the first curve's plot is that far from its left to its right edge."""
+    into_view(browser, "#part1 .chart")
+    browser.until("document.querySelector('#part1 .chart .nsewdrag')")
+    left, right, y = browser.ask(
+        "(() => { const r = document.querySelector('#part1 .nsewdrag').getBoundingClientRect();"
+        "return [r.left, r.right, r.top + r.height / 2]; })()"
+    )
+    return left + share * (right - left), y
+
+
+def test_a_curve_tells_its_step_and_value_and_grows_where_it_is_dragged_over(
+    browser: Browser, report: str
 ) -> None:
-    log = [{"step": step, "loss": 3 - step / 50} for step in range(100)]
-    plot = Figure(figures.curves(log), "the loss", plot=True)
-    write(tmp_path / "report.html", Page("run", [Section("Curves", [plot])]))
+    browser.window(1280, 900)
+    browser.open(report)
+    x, y = over(browser, 0.5)
+    browser.mouse(x - 30, y)
+    browser.until(f"{ON_CURVE}.textContent")
+    browser.mouse(x, y)
+    lines = f"[...{ON_CURVE}.querySelectorAll('text')].map((e) => e.textContent)"
+    near = f"Math.abs(parseInt(({lines}[0] ?? '').slice('step '.length)) - {POINTS / 2}) < 25"
+    browser.until(near)
+    said = browser.ask(lines)
+    step = int(said[0].removeprefix("step "))
+    value = f"{3 - step / 200:.5g}"  # of a straight line, whose mean is itself
+    assert [line.strip() for line in said[1:]] == [value, f"mean of 21: {value}"]
+    shown = "document.querySelector('#part1 .chart')._fullLayout.xaxis.range"
+    before = browser.ask(shown)
+    (low, y), (high, _) = over(browser, 0.5), over(browser, 0.75)
+    for kind, place in (("mousePressed", low), ("mouseMoved", high), ("mouseReleased", high)):
+        button = {"button": "left", "buttons": 1, "clickCount": 1}
+        browser.call("Input.dispatchMouseEvent", type=kind, x=place, y=y, **button)
+    browser.until(f"{shown}[0] > {(before[0] + before[1]) / 2 - 5}")
+    zoomed = browser.ask(shown)
+    assert zoomed[1] - zoomed[0] == pytest.approx((before[1] - before[0]) / 4, rel=0.05)
+    browser.ask("document.getElementById('other').click(), 1")  # other colours, the same part
+    browser.until(
+        "document.querySelector('#part1 .lines path').style.stroke === 'rgb(91, 176, 232)'"
+    )
+    assert browser.ask(shown) == zoomed
+    assert browser.complaints() == []
+
+
+def test_a_report_draws_curves_marks_and_bars_without_complaints_or_requests(
+    browser: Browser, report: str
+) -> None:
+    browser.window(1280, 900)
+    browser.open(report)
+    draw_all(browser)
+    # the values and their mean on each of three curves, and the heads of two marks
+    assert browser.ask("document.querySelectorAll('#part1 .scatter .lines path').length") == 3 * 2
+    assert browser.ask("document.querySelectorAll('#part1 .scatter .point').length") == 3 * 2
+    assert browser.ask("document.querySelectorAll('#part1 .shapelayer path').length") == 3 * 2
+    top = browser.ask("document.querySelector('#part1 .chart')._fullLayout.yaxis.range[1]")
+    assert top > 90  # the one spike is there
+    text = "[...document.querySelectorAll('#part2 {} text')].map((e) => e.textContent)"
+    assert browser.ask(text.format(".ytick")) == ["stand", "@blue", "<b>sit</b>"]
+    assert browser.ask(text.format(".bars")) == ["0.50", "0.25", "–", "0.75", "0.10", "–"]
+    assert browser.ask(text.format(".legend")) == ["eval-a", "@soft"]
+    assert browser.ask("document.querySelectorAll('img, svg b').length") == 0
+    assert browser.ask("performance.getEntriesByType('resource').length") == 0
+    assert browser.complaints() == []
+
+
+def test_the_head_of_a_mark_tells_what_happened(browser: Browser, report: str) -> None:
+    browser.window(1280, 900)
+    browser.open(report)
+    into_view(browser, "#part1 .chart")
+    head = "document.querySelectorAll('#part1 .chart .point')[{}].getBoundingClientRect()"
+    for number, words in ((0, "<b>collapse</b> %{x}"), (1, "@blue goes on after step 300")):
+        browser.until("document.querySelectorAll('#part1 .chart .point').length > 1")
+        rect = head.format(number)
+        x, y = browser.ask(f"(() => {{ const r = {rect}; return [r.x + r.width / 2, r.y]; }})()")
+        browser.mouse(x - 3, y + 20)
+        browser.mouse(x, y + 20)
+        browser.until(f"{ON_CURVE}.textContent.includes({json.dumps(words)})")
+    assert browser.complaints() == []
+
+
+def test_the_report_of_a_run_fits_a_phone_follows_the_switch_and_lets_a_finger_scroll(
+    browser: Browser, report: str
+) -> None:
     browser.window(390, 844, phone=True, dark=True)
-    browser.open((tmp_path / "report.html").as_uri())
-    flip = "getComputedStyle(document.querySelector('.plot img')).filter"
-    assert "invert" in browser.ask(flip)
+    browser.open(report)
+    draw_all(browser)
+    line = "document.querySelector('#part1 .lines path').style.stroke"
+    assert browser.ask(line) == "rgb(91, 176, 232)"
     browser.ask("document.getElementById('other').click(), 1")
-    assert browser.ask(flip) == "none"
-    assert browser.ask("document.documentElement.scrollWidth") == 390
+    browser.until(f"{line} === 'rgb(0, 114, 178)'")
+    assert browser.ask("[innerWidth, document.documentElement.scrollWidth]") == [390, 390]
+    wide = browser.ask(
+        "[...document.querySelectorAll('.main-svg')].map((e) => e.getBoundingClientRect())"
+        ".filter((r) => r.right > 390).length"
+    )
+    assert wide == 0
+    x, y = over(browser, 0.5)
+    before = browser.ask("scrollY")
+    for kind, moved in (("touchStart", 0), ("touchMove", 40), ("touchMove", 120)):
+        at = [{"x": x, "y": y - moved}]
+        browser.call("Input.dispatchTouchEvent", type=kind, touchPoints=at)
+    browser.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    browser.until(f"scrollY > {before}")
+    assert browser.ask("document.querySelector('#part1 .chart')._fullLayout.dragmode") is False
     assert browser.complaints() == []

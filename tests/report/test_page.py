@@ -1,6 +1,8 @@
 """The page: what it is given is shown, nothing of it is run, and nothing is fetched."""
 
 import base64
+import hashlib
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,14 +16,16 @@ from vidssl.report import (
     Commands,
     Facts,
     Figure,
-    Figures,
     Page,
+    Plots,
     Section,
     Table,
     Text,
     render,
     write,
 )
+from vidssl.report._scripts import bundle
+from vidssl.report.charts import Chart
 from vidssl.report.page import Cell
 
 PNG = b"\x89PNG\r\n\x1a\nrest"
@@ -58,7 +62,7 @@ def test_each_block_shows_what_it_was_given() -> None:
         Facts([("steps", 1200)]),
         Table(["class", "ap"], [["chase", 0.25]]),
         Figure(PNG, "a picture", "its caption"),
-        Figures([Figure(PNG, "left"), Figure(PNG, "right")]),
+        Plots([Chart("left", "words", []), Chart("right", "words", [], note="its note")]),
         Commands(["vidssl report run"]),
         Code("task: pretrain", "the recipe"),
         Code("plain"),
@@ -66,10 +70,12 @@ def test_each_block_shows_what_it_was_given() -> None:
     texts = [text.strip() for text in page.texts]
     for expected in (
         "one paragraph", "steps", "1200", "class", "ap", "chase", "0.25", "its caption",
+        "left", "right", "its note",
         "vidssl report run", "task: pretrain", "the recipe", "plain",
     ):  # fmt: skip
         assert expected in texts
-    assert [image["alt"] for image in page.of("img")] == ["a picture", "left", "right"]
+    assert [image["alt"] for image in page.of("img")] == ["a picture"]
+    assert [div["data-chart"] for div in page.of("div") if "data-chart" in div] == ["0", "1"]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +85,7 @@ def test_each_block_shows_what_it_was_given() -> None:
         Facts([(HOSTILE, HOSTILE)]),
         Table([HOSTILE], [[HOSTILE]]),
         Figure(PNG, HOSTILE, HOSTILE),
-        Figures([Figure(PNG, HOSTILE, HOSTILE)]),
+        Plots([Chart(HOSTILE, HOSTILE, [], note=HOSTILE)]),
         Commands([HOSTILE]),
         Code(HOSTILE, HOSTILE),
     ],
@@ -87,7 +93,7 @@ def test_each_block_shows_what_it_was_given() -> None:
 )
 def test_markup_in_a_block_is_text(block: Block) -> None:
     page = read(block)
-    assert not page.of("script")
+    assert len(page.of("script")) == (3 if isinstance(block, Plots) else 0)
     assert all("onerror" not in attributes for _, attributes in page.elements)
     assert HOSTILE in [text.strip() for text in page.texts]
 
@@ -114,6 +120,29 @@ def test_the_page_fetches_nothing() -> None:
     assert not re.search(r"https?:|@import|url\(", html)
     policy = next(m["content"] for m in page.of("meta") if "http-equiv" in m)
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_a_page_with_plots_carries_plotly_once_and_lets_its_two_scripts_run_alone() -> None:
+    plots = [Plots([Chart("a", "", [{"x": [HOSTILE]}])]), Plots([Chart("b", "", [])] * 2)]
+    html = render(Page("t", [Section("s", plots)]))
+    own = bundle()
+    assert html.count(own) == 1
+    scripts = re.findall(r"<script([^>]*)>(.*?)</script>", html, re.S)
+    assert [kind for kind, _ in scripts] == [
+        *(' type="application/json" id="page-data"', ' type="text/plain" id="plotly"', "")
+    ]
+    assert json.loads(scripts[0][1])["charts"][0]["data"] == [{"x": [HOSTILE]}]
+    # The browser's own rule: the hash of a script's text, in base64.
+    hashes = [
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for _, text in scripts[1:]
+    ]
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', html)
+    allowed = " ".join(f"'sha256-{one}'" for one in hashes)
+    assert policy == (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}"
+    )
+    rest = html.replace(own, "")
+    assert not re.search(r"https?:|@import|<link|url\(", rest)
 
 
 def test_a_picture_is_inside_the_page_byte_for_byte() -> None:

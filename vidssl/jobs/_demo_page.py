@@ -17,9 +17,9 @@ from vidssl.ava.annotations import (
 from vidssl.ava.labels import LabelMap
 from vidssl.jobs import sample
 from vidssl.recipe import Pretrain, find, load
-from vidssl.report import figures, page
+from vidssl.report import figures, page, run_charts
 from vidssl.report.figures import MarkedBox, MarkedFrame
-from vidssl.report.page import Cell, Commands, Facts, Figure, Section, Table, Text
+from vidssl.report.page import Block, Cell, Commands, Facts, Figure, Plots, Section, Table, Text
 from vidssl.train.folder import read_log
 from vidssl.video.reader import open_reader
 
@@ -52,9 +52,9 @@ def write(out: Path, labels: LabelMap, scores: Scores, seconds: Mapping[str, flo
         Section(
             "How training went",
             [
-                _curves(out / "pretrain", HEALTH, "Pretraining"),
-                _curves(out / "detector", DETECTION, "Detector"),
-                _curves(out / "detector_bank", DETECTION, "Detector with the bank"),
+                *_curves(out / "pretrain", HEALTH, "Pretraining"),
+                *_curves(out / "detector", DETECTION, "Detector"),
+                *_curves(out / "detector_bank", DETECTION, "Detector with the bank"),
             ],
         ),
         Section("Key frames", [_keyframes(out, labels)]),
@@ -105,11 +105,15 @@ def _scores(labels: LabelMap, scores: Scores) -> Section:
         "Average precision",
         [
             Facts(facts),
-            Figure(
-                figures.average_precision_bars(labels.names, scores.ap, scores.groups),
-                "average precision of each class",
-                "On the validation videos, with detected people",
-                plot=True,
+            Text("On the validation videos, with detected people:"),
+            Plots(
+                [
+                    run_charts.average_precision(
+                        group, {label: labels.names[label] for label in ids}, scores.ap
+                    )
+                    for group, ids in scores.groups.items()
+                ],
+                small=False,
             ),
             Table(["mean of", *scores.means], rows),
             Text(
@@ -124,9 +128,12 @@ def _scores(labels: LabelMap, scores: Scores) -> Section:
     )
 
 
-def _curves(run: Path, names: Sequence[str], title: str) -> Figure:
-    drawn = figures.curves(read_log(run), names)
-    return Figure(drawn, f"{title}: curves over its steps", title, plot=True)
+def _curves(run: Path, names: Sequence[str], title: str) -> list[Block]:
+    log = read_log(run)
+    return [
+        Text(f"{title}:"),
+        Plots(run_charts.curves([run_charts.curve_of(log, name) for name in names])),
+    ]
 
 
 def _keyframes(out: Path, labels: LabelMap) -> Figure:

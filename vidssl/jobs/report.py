@@ -21,13 +21,21 @@ from vidssl.jobs._run_files import (
     speed_of,
     steps_done,
 )
-from vidssl.report import card_file, card_page, figures
+from vidssl.report import card_file, card_page, run_charts
+from vidssl.report.card import LearningCurve
 from vidssl.report.page import Block, Cell, Section
+from vidssl.report.run_charts import Mark
 from vidssl.video.index import ClipIndex
 
 KEEPS_UP, NEARLY = 0.05, 0.2
 EVENTS_SHOWN = 100
+CURVES_SHOWN = 200
 
+MARKED = {
+    "alarm": "a triangle is an alarm",
+    "undone": "a cross steps that were undone",
+    "resumed": "a dot where training went on after a stop",
+}
 MEANINGS = {
     "loss": "What training minimises.",
     "lr": "The learning rate.",
@@ -125,7 +133,7 @@ def _verdict(speed: Speed | None) -> str:
 
 
 def _page(files: RunFiles, result: ReportResult) -> report.Page:
-    sections = [_summary(files, result), _curves(files.log)]
+    sections = [_summary(files, result), _curves(files)]
     if files.scores:
         sections.append(_scores(files.scores))
     if card := _card(files.folder):
@@ -213,26 +221,54 @@ def _videos(path: Path) -> str:
     return f"{len(index)}, {hours:.2f} hours ({index.set_aside} set aside)"
 
 
-def _curves(log: Sequence[Mapping[str, Any]]) -> Section:
+def curves_of(log: Sequence[Mapping[str, Any]]) -> list[LearningCurve]:
+    """Return every number of a run's log over its steps, with its meaning where it is known."""
     # A straight line tells nothing that the summary does not.
-    names = [name for name in figures.scalars(log) if name != "samples_seen"]
-    if not names:
+    names = [name for name in run_charts.scalars(log) if name != "samples_seen"]
+    return [run_charts.curve_of(log, name, MEANINGS.get(name, "")) for name in names]
+
+
+def _curves(files: RunFiles) -> Section:
+    found = curves_of(files.log)
+    if not found:
         return Section("Curves", [report.Text("The run has no logged step yet.")])
-    drawn = [
-        report.Figure(
-            figures.curves(log, [name]), _in_words(log, name), MEANINGS.get(name, ""), plot=True
+    marks = _marks(files.events, _batch(files))
+    told = (
+        "Point at a curve, or touch it, to read it. With a mouse, drag over a part to see it "
+        "larger, and double-click to see all of it again."
+    )
+    if marks:
+        kinds = dict.fromkeys(mark.kind for mark in marks)
+        heads = ", ".join(MARKED[kind] for kind in MARKED if kind in kinds)
+        told += f" A dotted line marks what happened, its head tells: {heads}."
+    if len(marks) > run_charts.MOST_MARKS:
+        told += f" {run_charts.MOST_MARKS} of {len(marks)} are drawn."
+    plots = report.Plots(run_charts.curves(found[:CURVES_SHOWN], marks))
+    blocks: list[Block] = [report.Text(told), plots]
+    if len(found) > CURVES_SHOWN:
+        blocks.append(
+            report.Text(f"The first {CURVES_SHOWN} of {len(found)} numbers; all are in log.jsonl.")
         )
-        for name in names
-    ]
-    return Section("Curves", [report.Figures(drawn)])
+    return Section("Curves", blocks)
 
 
-def _in_words(log: Sequence[Mapping[str, Any]], name: str) -> str:
-    points = [(e["step"], e[name]) for e in log if is_finite(e.get(name))]
-    if not points:
-        return f"{name}: never a finite number"
-    (first, before), (last, after) = points[0], points[-1]
-    return f"{name}: {before:.4g} at step {first}, {after:.4g} at step {last}"
+def _marks(events: Sequence[Mapping[str, Any]], batch: int | None) -> list[Mark]:
+    """Return what belongs to a step of the curves: alarms, steps undone, and going on again."""
+    marks = []
+    started = False
+    for event in events:
+        kind, words = event.get("event"), in_words(event, batch)
+        step = event.get("last" if kind == "rolled back" else "step")
+        again, started = started, started or kind == "start"
+        if type(step) is not int or abs(step) >= 2**53:
+            continue
+        if kind == "alarm":
+            marks.append(Mark("alarm", step, f"alarm at {words}"))
+        elif kind == "rolled back":
+            marks.append(Mark("undone", step, words))
+        elif kind == "start" and again:
+            marks.append(Mark("resumed", step, words))
+    return marks
 
 
 def _scores(scores: Mapping[str, Mapping[str, Any]]) -> Section:
@@ -257,9 +293,8 @@ def _scores(scores: Mapping[str, Mapping[str, Any]]) -> Section:
         ),
     ]
     if classes:
-        alt = f"Average precision of {len(classes)} classes; the numbers are in the table below."
-        bars = figures.average_precision_bars(classes, named)
-        blocks.append(report.Figure(bars, alt, plot=True))
+        bars = run_charts.average_precision("Average precision", classes, named)
+        blocks.append(report.Plots([bars], small=False))
         blocks.append(_class_table(classes, named))
     notes = [f"{name}: {n}" for name, score in scores.items() for n in score.get("notes") or ()]
     return Section("Scores", [*blocks, *map(report.Text, notes), *_protocols(scores)])

@@ -1,10 +1,11 @@
-"""Reports: plots as PNG, and a web page in a single file that holds them.
+"""Reports: pictures, plots, and a web page in a single file that holds them.
 
-``figures`` draws with matplotlib, ``marks`` into the frames of a video. ``page`` puts text, tables,
-figures and commands into one HTML file that needs no network and no other file, ``player`` is a
-page about one video that plays it. ``card`` is the report card of an encoder, ``card_page`` its
-page, whose plots plotly draws. None knows what a run is: the jobs read files and hand over plain
-values.
+``page`` puts text, tables, pictures, plots and commands into one HTML file that needs no network
+and no other file; ``player`` is a page about one video that plays it; ``card`` is the report card
+of an encoder, ``card_page`` its page. ``charts`` is what plotly is told to draw on them:
+``run_charts`` about a training, ``card_charts`` about an encoder. ``figures`` draws PNG with
+matplotlib, ``marks`` into the frames of a video. None knows what a run is: the jobs read files and
+hand over plain values.
 """
 
 from vidssl.report.page import (
@@ -13,8 +14,8 @@ from vidssl.report.page import (
     Commands,
     Facts,
     Figure,
-    Figures,
     Page,
+    Plots,
     Section,
     Table,
     Text,
@@ -28,8 +29,8 @@ __all__ = [
     "Commands",
     "Facts",
     "Figure",
-    "Figures",
     "Page",
+    "Plots",
     "Section",
     "Table",
     "Text",

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY, GREEN, PURPLE = "#0072B2", "#E69F00", "#9A9A9A", "#009E73", "#CC79A7"
@@ -56,15 +55,3 @@ def png(figure: Figure) -> bytes:
     # Without the version of matplotlib in it, equal pictures are equal files.
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
-
-
-def spread(count: int, most: int) -> list[int]:
-    """Return at most ``most`` positions of ``count``, evenly spaced from the first to the last."""
-    return sorted({round(p) for p in np.linspace(0, count - 1, min(count, most))})
-
-
-def printable(text: str, limit: int = 90) -> str:
-    """Return text on one line: control characters escaped, the middle of a long one left out."""
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    half = (limit - 1) // 2
-    return line if len(line) <= limit else f"{line[:half]}…{line[-half:]}"

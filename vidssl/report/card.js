@@ -1,6 +1,3 @@
-"use strict";
-const byId = (id) => document.getElementById(id);
-const data = JSON.parse(byId("card-data").textContent);
 const { videos, classes } = data;
 const COLOURS = ["#3d8fd1", "#e69f00", "#2ca87f", "#d6604d", "#a275c9", "#94805a", "#e377b4", "#7f8c99", "#9fb728", "#26b5c4"];
 const SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross"];
@@ -18,16 +15,6 @@ const show = (strip, video) => {
   strip.style.setProperty("--end", count > 1 ? `${(100 * count) / (count - 1)}%` : "0%");
   strip.classList.toggle("moving", count > 1);
 };
-const near = (act) => {
-  const watcher = new IntersectionObserver((entries) => {
-    for (const entry of entries) {
-      if (!entry.isIntersecting) continue;
-      watcher.unobserve(entry.target);
-      act(entry.target);
-    }
-  }, { rootMargin: "500px" });
-  return watcher;
-};
 const strips = near((strip) => show(strip, Number(strip.dataset.video)));
 for (const strip of document.querySelectorAll(".strip[data-video]")) strips.observe(strip);
 
@@ -40,58 +27,9 @@ const said = (video) => {
   return label === taken ? `${className(label)}, right${how}` : `${className(label)}, taken for ${className(taken)}${how}`;
 };
 
-// --- plots: drawn when they come near, and again in other colours when the switch is moved
-
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-const coloured = (value) => {
-  if (typeof value === "string") return value.startsWith("@") ? colour(value.slice(1)) : value;
-  if (Array.isArray(value)) return value.map(coloured);
-  if (value === null || typeof value !== "object") return value;
-  return Object.fromEntries(Object.entries(value).map(([key, one]) => [key, coloured(one)]));
-};
-const axis = (own, fixed) => ({ zeroline: false, gridcolor: "@line", linecolor: "@line", tickcolor: "@line", fixedrange: fixed, ...own });
-const dressed = (layout, fixed = true) => coloured({
-  paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, dragmode: false,
-  font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: "@soft" },
-  hoverlabel: { bgcolor: "@card", bordercolor: "@line", font: { color: "@ink" } },
-  ...layout, xaxis: axis(layout.xaxis, fixed), yaxis: axis(layout.yaxis, fixed),
-});
-const config = { responsive: true, displaylogo: false, displayModeBar: false };
-const drawers = new Map();
-// plotly takes longer to start than all the rest, so it lies in the page as text until wanted.
-const started = () => {
-  if (typeof Plotly !== "undefined") return;
-  const script = document.createElement("script");
-  script.textContent = byId("plotly").textContent;
-  document.head.append(script);
-};
-const draw = (element) => {
-  const { data: traces, layout } = data.charts[Number(element.dataset.chart)];
-  Plotly.react(element, coloured(traces), dressed(layout), config);
-};
-const drawn = new Set();
-const first = near((element) => {
-  started();
-  drawn.add(element);
-  drawers.get(element)(element);
-});
-const plot = (element, drawer) => {
-  drawers.set(element, drawer);
-  first.observe(element);
-};
-for (const element of document.querySelectorAll("[data-chart]")) plot(element, draw);
-const redraw = () => { for (const element of drawn) drawers.get(element)(element); };
-byId("other").addEventListener("change", redraw);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-addEventListener("beforeprint", () => {
-  started();
-  for (const [element, drawer] of drawers) if (!drawn.has(element)) { drawn.add(element); drawer(element); }
-});
-
 // --- the map
 
 const plane = byId("plane");
-const touch = matchMedia("(hover: none)").matches;
 const picked = (name) => document.querySelector(`input[name="${name}"]:checked`).value;
 let chosen = -1;
 const traceOf = (name, rows, { x, y }, marker, opacity = 1) => ({
@@ -100,7 +38,7 @@ const traceOf = (name, rows, { x, y }, marker, opacity = 1) => ({
   customdata: rows.map((row) => data.map.videos[row]),
   marker: { size: data.map.videos.length > 1500 ? 5 : 8, line: { width: 0 }, opacity: 0.85, ...marker },
 });
-const escaped = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+const escaped = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/^@/, "&#64;");
 const groups = () => {
   const rows = data.map.videos.map((_, row) => row);
   const only = Number(byId("class").value);

@@ -1,47 +1,22 @@
 """What plotly is told to draw on a report card, as plain values for its JavaScript.
 
-A text that begins with ``@`` is the name of one of the page's colours, which differ in the light
-and in the dark; the page puts them in. Whatever comes from data goes through ``plain``, because
-plotly reads markup in its texts.
-
 Array suffixes: K classes.
 """
 
-import html
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vidssl.report._drawing import printable
-from vidssl.report.card import Card, LearningCurve, Motion, Score, comparable
+from vidssl.report.card import Card, Motion, Score, comparable
+from vidssl.report.charts import NAMES_DOWN, Chart, plain, unique
 
 MOST_CLASSES = 40
 """Rows and columns of a confusion matrix that can still be read."""
 MOST_BARS = 30
-MOST_POINTS = 2000
-"""Points of a learning curve; a line of more looks the same."""
 ROW_PX = 26
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One plot: plotly's traces and layout, how high it is, and in words what it shows."""
-
-    title: str
-    alt: str
-    data: list[dict[str, Any]]
-    layout: dict[str, Any] = field(default_factory=dict)
-    height_px: int = 240
-    note: str = ""
-
-
-def plain(text: str, limit: int = 32) -> str:
-    """Return text on one line that plotly shows as it is."""
-    return html.escape(printable(text, limit), quote=False)
 
 
 # --- comparison
@@ -66,7 +41,7 @@ def comparisons(card: Card) -> list[Chart]:
 
 
 def _dots(score: Score, rows: Sequence[tuple[str, Score]]) -> Chart:
-    names = _unique([plain(name, 24) for name, _ in rows])
+    names = unique([plain(name, 24) for name, _ in rows])
     values = [100 * (one.value or 0.0) for _, one in rows]
     up = [100 * ((one.high if one.high is not None else one.value) or 0) for _, one in rows]
     down = [100 * ((one.low if one.low is not None else one.value) or 0) for _, one in rows]
@@ -136,7 +111,7 @@ def confusion(counts_KK: NDArray[np.int64], classes: Sequence[str]) -> Chart | N
         shown = np.sort(worst)
     rows = counts_KK.sum(1, keepdims=True)
     share = np.divide(counts_KK, rows, out=np.zeros(counts_KK.shape), where=rows > 0)
-    names = _unique([plain(classes[k], 22) for k in shown.tolist()])
+    names = unique([plain(classes[k], 22) for k in shown.tolist()])
     trace = {
         "type": "heatmap",
         "x": names,
@@ -240,20 +215,14 @@ def _needs_time(share_K: NDArray[np.float64], classes: Sequence[str]) -> Chart:
         "type": "bar",
         "orientation": "h",
         "x": values,
-        "y": _unique([plain(classes[k], 28) for k in order]),
+        "y": unique([plain(classes[k], 28) for k in order]),
         "marker": {"color": "@blue"},
         "hovertemplate": "%{y}: %{x:.0f} %<extra></extra>",
     }
     layout = {
         "margin": {"l": 10, "r": 20, "t": 8, "b": 34},
         "xaxis": {"ticksuffix": " %", "range": [min(0, *values), 102]},
-        "yaxis": {
-            "automargin": True,
-            "autorange": "reversed",
-            "showgrid": False,
-            "dtick": 1,
-            "type": "category",
-        },
+        "yaxis": NAMES_DOWN,
     }
     alt = f"Share of accuracy that needs time, {len(order)} classes"
     height = 70 + 24 * len(order)
@@ -264,48 +233,3 @@ def _needs_time(share_K: NDArray[np.float64], classes: Sequence[str]) -> Chart:
 
 def _reach(high: float | None, low: float | None) -> float:
     return 0.0 if high is None or low is None else 100 * (high - low)
-
-
-# --- curves
-
-
-def learning(curves: Sequence[LearningCurve]) -> list[Chart]:
-    """Return a plot for each number of a training; values that are not finite leave a gap."""
-    charts = []
-    for curve in curves:
-        points = list(zip(curve.steps, curve.values, strict=True))
-        points = points[:: max(1, math.ceil(len(points) / MOST_POINTS))]
-        values = [value if math.isfinite(value) else None for _, value in points]
-        trace = {
-            "type": "scatter",
-            "mode": "lines" if len(points) > 40 else "lines+markers",
-            "x": [step for step, _ in points],
-            "y": values,
-            "line": {"color": "@blue", "width": 1.8},
-            "marker": {"size": 4},
-            "hovertemplate": "step %{x}: %{y:.4g}<extra></extra>",
-        }
-        finite = [(step, value) for step, value in points if math.isfinite(value)]
-        said = "never a finite number"
-        if finite:
-            (first, before), (last, after) = finite[0], finite[-1]
-            said = f"{before:.4g} at step {first}, {after:.4g} at step {last}"
-        layout = {
-            "margin": {"l": 10, "r": 10, "t": 6, "b": 28},
-            "xaxis": {"showgrid": False, "nticks": 5},
-            "yaxis": {"automargin": True, "nticks": 5},
-        }
-        charts.append(
-            Chart(curve.name, f"{curve.name}: {said}", [trace], layout, 190, curve.meaning)
-        )
-    return charts
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    """Return names of which no two are equal, which plotly would draw as one."""
-    seen: dict[str, int] = {}
-    found = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return found

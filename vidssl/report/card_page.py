@@ -9,22 +9,19 @@ of videos opens at once.
 """
 
 import base64
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plotly.offline import get_plotlyjs
-
 from vidssl.files import write_text
-from vidssl.report import card_charts
-from vidssl.report._template import environment, text_of, writable
+from vidssl.report import card_charts, run_charts
+from vidssl.report._scripts import bundle, scripts
+from vidssl.report._template import environment, writable
 from vidssl.report.card import UNKNOWN, Card, CardVideo, Score, comparable, differences
-from vidssl.report.card_charts import Chart
 from vidssl.report.card_strips import within
+from vidssl.report.charts import Chart
 
 PAGE_BYTES = 15_000_000
 """A page with clips stays below this, whatever the number of videos."""
@@ -58,7 +55,7 @@ def room_for_strips(videos: int) -> int:
     They stand in the page in base64, four characters for three bytes, with lines of up to 400
     characters for each video elsewhere. The page leaves out what does not fit in the end.
     """
-    return (PAGE_BYTES - len(_plotly()) - OVERHEAD_BYTES - 400 * videos) * 3 // 4
+    return (PAGE_BYTES - len(bundle()) - OVERHEAD_BYTES - 400 * videos) * 3 // 4
 
 
 def write(path: Path, card: Card) -> None:
@@ -85,9 +82,8 @@ def render(card: Card) -> str:
         "comparisons": [placed(chart) for chart in card_charts.comparisons(card)],
         "confusion": [placed(confusion)] if confusion else [],
         "motion": [placed(chart) for chart in _motion(card)],
-        "curves": [placed(chart) for chart in card_charts.learning(card.curves)],
+        "curves": [placed(chart) for chart in run_charts.curves(card.curves)],
     }
-    plotly, script = _plotly(), text_of("card.js").strip() + "\n"
     templates = environment()
     templates.filters |= {"percent": percent, "signed": _signed, "points": _points}
     html = templates.get_template("card.html").render(
@@ -101,11 +97,8 @@ def render(card: Card) -> str:
         failures=card.failures[:FAILURES_SHOWN],
         class_of=lambda k: "not known" if k == UNKNOWN else card.classes[k],
         said=lambda video: _said(card, card.videos[video]),
-        data=_json(_data(card, charts)),
         strips=STRIPS,
-        plotly=plotly,
-        script=script,
-        digests=[_digest(plotly), _digest(script)],
+        scripts=scripts(charts, ["card.js"], _data(card)),
     )
     html = writable(html)
     before, _, after = html.rpartition(STRIPS)
@@ -187,7 +180,7 @@ def _motion(card: Card) -> list[Chart]:
 # --- data
 
 
-def _data(card: Card, charts: Sequence[Chart]) -> dict[str, Any]:
+def _data(card: Card) -> dict[str, Any]:
     return {
         "classes": list(card.classes),
         "videos": {
@@ -215,18 +208,11 @@ def _data(card: Card, charts: Sequence[Chart]) -> dict[str, Any]:
             near.video: [[video, _rounded(cosine, 3)] for video, cosine in near.nearest]
             for near in card.neighbours
         },
-        "charts": [{"data": chart.data, "layout": chart.layout} for chart in charts],
     }
 
 
 def _rounded(value: float | None, digits: int = 4) -> float | None:
     return None if value is None or not math.isfinite(value) else round(value, digits)
-
-
-def _json(value: Any) -> str:
-    """Return JSON that may stand in a script element, whatever its texts hold."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _strips(card: Card, room: int) -> str:
@@ -238,15 +224,3 @@ def _strips(card: Card, room: int) -> str:
         strip = kept.get(video)
         lines.append(f"{strip.frames} {base64.b64encode(strip.image).decode()}" if strip else "")
     return "\n".join(lines)
-
-
-def _plotly() -> str:
-    script = get_plotlyjs().strip()
-    # Neither is in any bundle there was; either would end the element, or hide its end.
-    if "</script" in script.lower() or "<!--" in script:
-        raise ValueError("plotly's bundle cannot stand in a page")
-    return f"{script}\n"
-
-
-def _digest(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

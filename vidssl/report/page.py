@@ -1,7 +1,8 @@
-"""A report as one HTML file: pictures inside it, no script, nothing fetched from anywhere.
+"""A report as one HTML file: pictures and plots inside it, nothing fetched from anywhere.
 
 Whatever stands in a block may come from a hostile file: all of it is escaped, and the page's own
-policy forbids scripts and requests besides.
+policy forbids requests and all scripts but plotly's and the page's, which it knows by their hashes.
+A page without a plot carries no script at all.
 """
 
 import base64
@@ -13,7 +14,9 @@ from pathlib import Path
 from jinja2 import Template
 
 from vidssl.files import write_text
+from vidssl.report._scripts import scripts
 from vidssl.report._template import environment, writable
+from vidssl.report.charts import Chart
 
 NOTHING = "–"
 """What stands for an absent value, NaN included."""
@@ -67,8 +70,6 @@ class Figure:
     image: bytes
     alt: str
     caption: str = ""
-    plot: bool = False
-    """Whether it is drawn on white, and so may be turned to light on dark where the page is."""
 
     @property
     def uri(self) -> str:
@@ -81,10 +82,12 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Small pictures side by side, as many as there is room for."""
+class Plots:
+    """Plots that answer to the mouse, side by side, as many as there is room for."""
 
-    figures: Sequence[Figure]
+    charts: Sequence[Chart]
+    small: bool = True
+    """Whether three stand beside each other on a wide page, not two."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class Code:
     summary: str = ""
 
 
-Block = Text | Facts | Table | Figure | Figures | Commands | Code
+Block = Text | Facts | Table | Figure | Plots | Commands | Code
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,15 @@ def render(page: Page) -> str:
     Raises:
         ValueError: if a figure is neither PNG nor SVG.
     """
-    return writable(_template().render(page=page))
+    blocks = [block for section in page.sections for block in section.blocks]
+    charts = [chart for block in blocks if isinstance(block, Plots) for chart in block.charts]
+    numbers = {id(chart): number for number, chart in enumerate(charts)}
+    html = _template().render(
+        page=page,
+        number_of=lambda chart: numbers[id(chart)],
+        scripts=scripts(charts) if charts else None,
+    )
+    return writable(html)
 
 
 def write(path: Path, page: Page) -> None:

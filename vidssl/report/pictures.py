@@ -18,7 +18,8 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from vidssl.boxes import Boxes
-from vidssl.report._drawing import ORANGE, png, printable, styled
+from vidssl.report._drawing import ORANGE, png, styled
+from vidssl.report._short import printable
 
 DASHES = (0.0, (4.0, 3.0))
 TRUE, PREDICTED = "#56B4E9", ORANGE  # on pictures, where the darker blue is lost

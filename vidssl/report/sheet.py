@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vidssl.boxes import Boxes
-from vidssl.report._drawing import DPI, INK, SOFT, printable, spread, styled
+from vidssl.report._drawing import DPI, INK, SOFT, styled
+from vidssl.report._short import printable, spread
 
 VIEW_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 PERSON = "#F0E442"
