@@ -20,7 +20,7 @@ TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
 (ENTRY,) = entry_points(group="console_scripts", name="vidssl")
 PACKAGE = ENTRY.module.rpartition(".")[0]
 ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-STEPS = 10
+STEPS = 40
 
 
 class Processes:
@@ -146,6 +146,8 @@ def test_a_killed_rank_costs_a_restart_and_nothing_else(
     starts = [event["step"] for event in read_events(run) if event["event"] == "start"]
     assert len(starts) == 2
     assert 2 <= starts[1] < STEPS
+    (lost,) = [event["words"] for event in read_events(run) if event["event"] == "rank lost"]
+    assert lost.startswith("rank 0 got no further than step ")  # told by the launcher, at once
     assert losses(run) == losses(straight)
     assert [step for step, _ in losses(straight)] == list(range(STEPS))
     if starter == "gpus":

@@ -74,7 +74,7 @@ def fit(
     saves = folder.path / "checkpoints"
     with (
         _stop_signals() as stopped,
-        watching(lambda words: folder.event("rank lost", words=words)) as watch,
+        watching(lambda words: folder.event("rank lost", words=words), lambda: stopped) as watch,
         checkpoint.Saver(saves) as saver,
     ):
         log = _Log(trainer, folder, progress, hooks, watch)

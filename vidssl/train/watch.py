@@ -38,6 +38,7 @@ ERROR_GRACE_S = 5.0
 OTHERS_WAIT_S = 2.0
 REPORT_S = 5.0
 STORE_S = 10.0
+LOOK_S = 0.1
 
 WAITING = ("torch/distributed/", "torch/nn/parallel/distributed.py", "vidssl/nn/distributed.py")
 """Where a process stands that waits for others; of these the backward pass is the other."""
@@ -94,10 +95,13 @@ class Watch:
 
 
 @contextmanager
-def watching(report: Callable[[str], None]) -> Iterator[Watch]:
+def watching(
+    report: Callable[[str], None], stopped: Callable[[], object] = lambda: False
+) -> Iterator[Watch]:
     """Watch over the processes while the block runs; in a process alone, do nothing.
 
-    ``report`` is given the message before this process ends because of another.
+    ``report`` is given the message before this process ends because of another. ``stopped`` tells
+    whether this one was asked to stop: a launcher does that to the others when one is gone.
 
     Raises:
         RankLostError: in place of a collective's error, if another process is gone.
@@ -112,7 +116,7 @@ def watching(report: Callable[[str], None]) -> Iterator[Watch]:
         yield watch
     except RuntimeError as error:
         guard.leave(f"{type(error).__name__}: {error}")
-        if _is_of_collective(error) and (words := guard.wait_for_verdict()):
+        if _is_of_collective(error) and (words := guard.wait_for_verdict(stopped)):
             report(words)
             raise RankLostError(words) from error
         raise
@@ -161,13 +165,19 @@ class _Guard:
         # Python must not end while the store is asked, which would abort the process.
         self._talk.join(3 * STORE_S)
 
-    def wait_for_verdict(self) -> str:
-        """Return who is gone, as soon as that is known; empty if all others are there."""
+    def wait_for_verdict(self, stopped: Callable[[], object]) -> str:
+        """Return who is gone, as soon as that is known; empty if all others are there.
+
+        Where this process is asked to stop meanwhile, somebody else knows.
+        """
         until = time.monotonic() + self.silent_s + 4 * self.beat_s + ERROR_GRACE_S
         while time.monotonic() < until:
             if gone := self._gone() or self._finished():
                 return self._words(gone)
-            time.sleep(self.beat_s)
+            if stopped():
+                lost = "lost another process in it, and was asked to stop"
+                return f"rank {self.rank} got no further than step {self.watch.step}: {lost}"
+            time.sleep(min(self.beat_s, LOOK_S))
         return ""
 
     # --- the thread that tells and asks
