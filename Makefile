@@ -23,7 +23,7 @@ check: $(STAMP)
 	$(BIN)/mypy vidssl cli tests
 
 test: check
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not alone"
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(BIN)/python -m pytest -m alone
 
 clean:

@@ -30,6 +30,25 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Have failures named when they happen: a run that is cut off shows no summary."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        session.config.pluginmanager.register(_AtOnce(reporter))
+
+
+class _AtOnce:
+    def __init__(self, reporter: pytest.TerminalReporter) -> None:
+        self.reporter = reporter
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            why = crash.message.splitlines()[0] if crash and crash.message else report.when
+            self.reporter.write(f"\n{report.nodeid}: {why}\n")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a GPU where there is none."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():

@@ -90,7 +90,6 @@ def test_every_norm_has_batch_norms_parameters(family: type[ResNetConfig], norm:
     [
         (i3d.Config(), 256, 37.1),
         (c2d.Config(), 256, 25.5),
-        (slowfast.Config(**R101_16X8, non_local=THREE), 256, 233.96),
     ],
 )
 def test_multiply_adds_are_the_authors(config: ResNetConfig, crop_px: int, gflops: float) -> None:
