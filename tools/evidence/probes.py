@@ -22,6 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from vidssl.augment import geometry
+from vidssl.augment.colour import difference
 from vidssl.augment.views import normalise
 from vidssl.backbones import Encoder
 from vidssl.detection.roi_head import RoIHead
@@ -82,18 +83,49 @@ def features(
     encoder.eval()
     pool = RoIHead(encoder.spatial_stride, resolution=7)
     clip_rows, box_rows = [], []
-    for start in range(0, len(clips_NTHWC), BATCH):
-        raw = torch.from_numpy(np.array(clips_NTHWC[start : start + BATCH]))
-        height, width = raw.shape[2:4]
-        size = geometry.short_side_size(height, width, side_px, encoder.spatial_stride)
-        views = [geometry.apply(clip, geometry.whole(*size)) for clip in raw]
-        clips = normalise(torch.stack(views))
+    for number, clips in enumerate(batches(clips_NTHWC, side_px, encoder.spatial_stride)):
         maps = encoder.maps(clips)
         clip_rows.append(maps.mean(dim=(2, 3, 4)).numpy())
         if boxes is not None:
-            mine = tuple(torch.from_numpy(b).float() for b in boxes[start : start + BATCH])
-            box_rows.append(pool(maps, mine, size).numpy())
+            of_batch = boxes[number * BATCH : (number + 1) * BATCH]
+            mine = tuple(torch.from_numpy(b).float() for b in of_batch)
+            height, width = clips.shape[3:]
+            box_rows.append(pool(maps, mine, (height, width)).numpy())
     return np.concatenate(clip_rows), np.concatenate(box_rows) if box_rows else np.zeros((0, 0))
+
+
+@torch.inference_mode()
+def stage_features(
+    encoder: Encoder, clips_NTHWC: NDArray[np.uint8], side_px: int, *, change: bool, last: bool
+) -> Floats:
+    """Return the mean and deviation over a clip of each channel of each stage, ``(N, F)``.
+
+    Whole pictures, brought to a short side of ``side_px``; the encoder has one trunk. ``change``
+    shows it what changes from frame to frame; ``last`` asks for the last stage's mean alone.
+    """
+    found: list[torch.Tensor] = []
+
+    def note(module: torch.nn.Module, inputs: object, map_: torch.Tensor) -> None:
+        found.extend((map_.mean(dim=(2, 3, 4)), map_.std(dim=(2, 3, 4))))
+
+    encoder.eval()
+    hooks = [stage.register_forward_hook(note) for stage in encoder.trunk]  # type: ignore[union-attr]
+    rows = []
+    for clips in batches(clips_NTHWC, side_px, encoder.spatial_stride):
+        found.clear()
+        encoder.maps(difference(clips) if change else clips)
+        rows.append((found[-2] if last else torch.cat(found, dim=1)).numpy())
+    for hook in hooks:
+        hook.remove()
+    return np.concatenate(rows)
+
+
+def batches(clips_NTHWC: NDArray[np.uint8], side_px: int, multiple: int) -> Iterator[torch.Tensor]:
+    """Give normalised clips, whole pictures of a short side of about ``side_px``."""
+    for start in range(0, len(clips_NTHWC), BATCH):
+        raw = torch.from_numpy(np.array(clips_NTHWC[start : start + BATCH]))
+        size = geometry.short_side_size(*raw.shape[2:4], side_px, multiple)
+        yield normalise(torch.stack([geometry.apply(clip, geometry.whole(*size)) for clip in raw]))
 
 
 def fitted_probe(

@@ -4,10 +4,13 @@
 
 JHMDB is a folder with clips.csv (clip_id, path, label, split1, split2, split3, source_group) and
 the clips. Each encoder is pretrained on the training clips of one official split, without labels,
-and probed on that split's test clips: pooled features of three clips of each video, averaged, and a
-logistic regression whose strength is chosen within the training part. NAME+NAME puts the features
-of two encoders side by side. What is done is not done again; OUT/table.txt has, for each name, the
-mean over splits and seeds, the spread of the seeds' means, and each split's mean.
+and probed on that split's test clips: features of three clips of each video, averaged, and a
+logistic regression whose strength is chosen within the training part. The features are the mean and
+the deviation over a clip of every channel of every stage (``--last``: the last stage's mean alone),
+from pictures of 112 pixels; views to train on are 64 pixels cut from such. NAME+NAME puts the
+features of two encoders side by side. What is done is not
+done again; OUT/table.txt has, for each name, the mean over splits and seeds, the spread of the
+seeds' means, and each split's mean.
 """
 
 import argparse
@@ -19,13 +22,24 @@ from pathlib import Path
 import numpy as np
 import probes
 from numpy.typing import NDArray
-from ssl_playground import FRAMES, METHODS, RANDOM, SIDE, STRIDE, fresh, pretrain, vidssl
+from ssl_playground import CTP_NET, FRAMES, METHODS, RANDOM, STRIDE, fresh, pretrain, vidssl
 
 from vidssl.backbones import Encoder
 from vidssl.video.probe import probe
 from vidssl.video.sampling import latest_start_s, step_s
 
 CLIPS = 3
+SIDE = 112
+ZOOM = "augment.area=[0.1, 0.4]"
+FINE = [f"backbone.{name}={json.dumps(value)}" for name, value in CTP_NET.items()]
+METHODS |= {
+    **{name: [*changes, ZOOM] for name, changes in METHODS.items() if name != "ctp"},
+    "simclr-fine": [*METHODS["simclr"], ZOOM, *FINE],
+    "simclr-change": [*METHODS["simclr"], ZOOM, "augment.difference=1.0"],
+    "simclr-fine-change": [*METHODS["simclr"], ZOOM, *FINE, "augment.difference=1.0"],
+}
+RANDOM |= {"random-change": {}, "random-fine-change": CTP_NET}
+"""Names that end in -change see what changes from frame to frame in place of frames."""
 
 
 def main() -> None:
@@ -38,12 +52,13 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--last", action="store_true", help="pool the last stage alone")
     asked = parser.parse_args()
     data = Data(asked.jhmdb, asked.out)
     for seed in asked.seeds:
         for split in asked.splits:
             for name in asked.only:
-                found = asked.out / f"{name}-{split}-{seed}.json"
+                found = asked.out / f"{name}{'-last' * asked.last}-{split}-{seed}.json"
                 if not found.exists():
                     score = data.accuracy(split, features(asked, data, name, split, seed))
                     found.write_text(json.dumps({"accuracy": score}) + "\n")
@@ -57,9 +72,10 @@ def features(
     parts = []
     for one in name.split("+"):
         run = asked.out / f"{one}-{split}-{seed}"
-        kept = run.with_suffix(".npy")
+        kept = run.with_suffix(".last.npy" if asked.last else ".npy")
         if not kept.exists():
-            np.save(kept, data.features(encoder(asked, data, one, run, split, seed)))
+            found = encoder(asked, data, one, run, split, seed)
+            np.save(kept, data.features(found, one.endswith("-change"), asked.last))
         parts.append(np.load(kept))
     return np.concatenate(parts, axis=1)
 
@@ -70,7 +86,8 @@ def encoder(
     """Return an encoder, trained on the split's training clips or fresh."""
     if name in RANDOM:
         return fresh(seed, **RANDOM[name])
-    pretrain(asked, name, seed, run, data.lists[split])
+    if not (run / "encoder.safetensors").exists():
+        pretrain(asked, name, seed, run, data.lists[split])
     return probes.load(run)
 
 
@@ -82,7 +99,9 @@ class Data:
         out.mkdir(parents=True, exist_ok=True)
         self.rows = list(probes.rows_of(jhmdb / "clips.csv"))
         (out / "all.txt").write_text("".join(f"{jhmdb / row['path']}\n" for row in self.rows))
-        vidssl("transcode", out / "all.txt", "--out", out / "small", "--short-side", 80, "--gop", 8)
+        vidssl(
+            "transcode", out / "all.txt", "--out", out / "small", "--short-side", 128, "--gop", 8
+        )
         copies = {path.stem: path for path in sorted((out / "small").rglob("*.mp4"))}
         paths = [copies[Path(row["path"]).stem] for row in self.rows]
         self.labels = np.array([int(row["label"]) for row in self.rows])
@@ -102,9 +121,9 @@ class Data:
     def _trains(row: dict[str, str], split: int) -> bool:
         return row[f"split{split}"] == "train"
 
-    def features(self, encoder: Encoder) -> NDArray[np.float32]:
+    def features(self, encoder: Encoder, change: bool, last: bool) -> NDArray[np.float32]:
         """Return the mean over a video's clips of the pooled features, ``(videos, F)``."""
-        rows = probes.features(encoder, self.clips, None, SIDE)[0]  # type: ignore[arg-type]
+        rows = probes.stage_features(encoder, self.clips, SIDE, change=change, last=last)
         mean: NDArray[np.float32] = rows.reshape(len(self.rows), CLIPS, -1).mean(axis=1)
         return mean
 
