@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, average_precision_score
 from sklearn.model_selection import GridSearchCV, GroupKFold
@@ -131,8 +132,14 @@ def batches(clips_NTHWC: NDArray[np.uint8], side_px: int, multiple: int) -> Iter
 def fitted_probe(
     train_NF: Floats, labels_N: NDArray[np.int64], groups_N: Sequence[str]
 ) -> GridSearchCV:
-    """Return a logistic regression whose strength the training part alone has chosen."""
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
+    """Return a logistic regression whose strength the training part alone has chosen.
+
+    Where features outnumber the clips they are turned into as many; the regression is the same.
+    """
+    scaled = [StandardScaler()]
+    if train_NF.shape[1] > train_NF.shape[0]:
+        scaled.append(PCA())
+    model = make_pipeline(*scaled, LogisticRegression(max_iter=300))
     grid = {"logisticregression__C": GRID}
     folds = GroupKFold(3).split(train_NF, labels_N, groups_N)
     return GridSearchCV(model, grid, cv=list(folds)).fit(train_NF, labels_N)

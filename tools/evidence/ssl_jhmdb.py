@@ -7,10 +7,11 @@ the clips. Each encoder is pretrained on the training clips of one official spli
 and probed on that split's test clips: features of three clips of each video, averaged, and a
 logistic regression whose strength is chosen within the training part. The features are the mean and
 the deviation over a clip of every channel of every stage (``--last``: the last stage's mean alone),
-from pictures of 112 pixels; views to train on are 64 pixels cut from such. NAME+NAME puts the
-features of two encoders side by side. What is done is not
-done again; OUT/table.txt has, for each name, the mean over splits and seeds, the spread of the
-seeds' means, and each split's mean.
+from pictures of 112 pixels; views to train on are 64 pixels cut from such. NAME-change is trained
+on and shown what changes from frame to frame (``augment.difference``), NAME-both on either and
+shown each in turn, its features side by side; NAME+NAME puts those of two encoders side by side.
+What is done is not done again; OUT/table.txt has, for each name, the mean over splits and seeds,
+the spread of the seeds' means, and each split's mean.
 """
 
 import argparse
@@ -35,11 +36,16 @@ FINE = [f"backbone.{name}={json.dumps(value)}" for name, value in CTP_NET.items(
 METHODS |= {
     **{name: [*changes, ZOOM] for name, changes in METHODS.items() if name != "ctp"},
     "simclr-fine": [*METHODS["simclr"], ZOOM, *FINE],
-    "simclr-change": [*METHODS["simclr"], ZOOM, "augment.difference=1.0"],
-    "simclr-fine-change": [*METHODS["simclr"], ZOOM, *FINE, "augment.difference=1.0"],
 }
-RANDOM |= {"random-change": {}, "random-fine-change": CTP_NET}
-"""Names that end in -change see what changes from frame to frame in place of frames."""
+METHODS |= {
+    f"{name}-{seen}": [*changes, f"augment.difference={share}"]
+    for name, changes in METHODS.items()
+    for seen, share in (("change", 1.0), ("both", 0.5))
+    if name != "ctp"  # its patches are pasted into frames
+}
+RANDOM |= {f"{name}-{seen}": net for name, net in RANDOM.items() for seen in ("change", "both")}
+SEEN = {"change": (True,), "both": (False, True)}
+"""By what a name ends in: what changes from frame to frame in place of the frames, or each."""
 
 
 def main() -> None:
@@ -71,11 +77,13 @@ def features(
     """Return the features of all videos, ``(N, F)``, of one encoder or of several side by side."""
     parts = []
     for one in name.split("+"):
-        run = asked.out / f"{one}-{split}-{seed}"
+        run = asked.out / (f"{one}-{seed}" if one in RANDOM else f"{one}-{split}-{seed}")
         kept = run.with_suffix(".last.npy" if asked.last else ".npy")
         if not kept.exists():
             found = encoder(asked, data, one, run, split, seed)
-            np.save(kept, data.features(found, one.endswith("-change"), asked.last))
+            seen = SEEN.get(one.rpartition("-")[2], (False,))
+            of_each = [data.features(found, change, asked.last) for change in seen]
+            np.save(kept, np.concatenate(of_each, axis=1))
         parts.append(np.load(kept))
     return np.concatenate(parts, axis=1)
 
