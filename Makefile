@@ -22,6 +22,8 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy vidssl cli tests
 
+# With compiled files of its own each of the many commands starts in three quarters of the time.
+test: export PYTHONDONTWRITEBYTECODE =
 test: check
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(BIN)/python -m pytest -m alone
