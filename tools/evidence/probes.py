@@ -75,17 +75,22 @@ def load(run: Path) -> Encoder:
 
 @torch.inference_mode()
 def features(
-    encoder: Encoder, clips_NTHWC: NDArray[np.uint8], boxes: Sequence[Floats] | None, side_px: int
+    encoder: Encoder,
+    clips_NTHWC: NDArray[np.uint8],
+    boxes: Sequence[Floats] | None,
+    side_px: int,
+    *,
+    change: bool = False,
 ) -> tuple[Floats, Floats]:
     """Return the pooled features ``(N, F)``, and those of all boxes in order, ``(boxes, F)``.
 
-    Whole pictures, brought to a short side of ``side_px``.
+    Whole pictures, brought to a short side of ``side_px``; with ``change``, what changes in them.
     """
     encoder.eval()
     pool = RoIHead(encoder.spatial_stride, resolution=7)
     clip_rows, box_rows = [], []
     for number, clips in enumerate(batches(clips_NTHWC, side_px, encoder.spatial_stride)):
-        maps = encoder.maps(clips)
+        maps = encoder.maps(difference(clips) if change else clips)
         clip_rows.append(maps.mean(dim=(2, 3, 4)).numpy())
         if boxes is not None:
             of_batch = boxes[number * BATCH : (number + 1) * BATCH]
