@@ -21,7 +21,7 @@ from torch import Tensor
 from vidssl.data.samples import Failed, Samples
 from vidssl.section import Section
 from vidssl.video.storage import shown
-from vidssl.video.workers import DEPTH, Failure, Limits, Workers
+from vidssl.video.workers import DEPTH, Failure, Limits, Workers, preload
 
 Sample = TypeVar("Sample")
 
@@ -41,6 +41,11 @@ class LoaderConfig(Section):
     """A sample that takes longer is given up, and its process ended."""
     memory_gb: PositiveFloat | None = 4.0
     """How much a worker may take for one sample, in GiB; null sets no limit."""
+
+    def preload(self, module: str) -> None:
+        """Begin to import what the workers will read with, beside what comes before them."""
+        if self.workers:
+            preload([module])
 
 
 @dataclass

@@ -58,7 +58,6 @@ from vidssl.train.trainer import device_of, half_type
 from vidssl.video.index import ClipIndex
 from vidssl.video.reader import decoder_version
 from vidssl.video.storage import stat, video_id
-from vidssl.video.workers import preload
 
 INDEX = ".index.parquet"  # of the videos, in the bank's folder while it is being made
 MEASURED_BATCHES = 4
@@ -158,7 +157,7 @@ def run(
         Interrupted: on Ctrl-C, after the shards so far; the same call writes the rest.
     """
     started = time.monotonic()
-    preload(["vidssl.data.keyframes"])
+    plan.loader.preload("vidssl.data.keyframes")
     share = Part.parse(part)
     if retry and share.of > 1:
         raise RecipeError(f"--retry: is for a whole bank; leave --part {part}")

@@ -44,7 +44,6 @@ from vidssl.train.prove import Proof
 from vidssl.train.trainer import Trainer, device_of
 from vidssl.train.weights import load_weights
 from vidssl.video.storage import Location, video_id
-from vidssl.video.workers import preload
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def run(
     """
     started = time.monotonic()
     board = Board(out) if tensorboard else None
-    preload(["vidssl.data.keyframes"])
+    plan.loader.preload("vidssl.data.keyframes")
     labels = read_labels(data.labels)
     moments = training_moments(data, labels, plan)
     bank = open_bank(plan, data.bank)
@@ -202,7 +201,7 @@ def prove(
         OutputError: if ``out`` belongs to another run.
         CheckpointError: if there is no checkpoint with steps after it.
     """
-    preload(["vidssl.data.keyframes"])
+    plan.loader.preload("vidssl.data.keyframes")
     labels = read_labels(data.labels)
     moments = training_moments(data, labels, plan)
     bank = open_bank(plan, data.bank)

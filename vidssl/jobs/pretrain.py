@@ -40,7 +40,6 @@ from vidssl.train.weights import save_weights
 from vidssl.video.index import ClipIndex
 from vidssl.video.reader import decoder_version
 from vidssl.video.storage import shown, told_apart
-from vidssl.video.workers import preload
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def run(
     """
     started = time.monotonic()
     board = Board(out) if tensorboard else None
-    preload(["vidssl.data.clips"])
+    plan.loader.preload("vidssl.data.clips")
     boxes = boxes or BoxFiles()
     tables = people_job.read_boxes(plan, boxes)
     _require_fitting(plan)
@@ -190,7 +189,7 @@ def prove(
         OutputError: if ``out`` belongs to another run.
         CheckpointError: if there is no checkpoint with steps after it.
     """
-    preload(["vidssl.data.clips"])
+    plan.loader.preload("vidssl.data.clips")
     boxes = boxes or BoxFiles()
     tables = people_job.read_boxes(plan, boxes)
     claim(out, _identity(plan, videos, boxes), training.terms(Pretrain))

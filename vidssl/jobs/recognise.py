@@ -64,7 +64,6 @@ from vidssl.train.weights import load_weights, save_weights
 from vidssl.video.index import ClipIndex
 from vidssl.video.reader import decoder_version
 from vidssl.video.storage import shown, told_apart
-from vidssl.video.workers import preload
 
 WHO = "the recipe's head"
 MIRRORED = {
@@ -131,7 +130,7 @@ def run(
     """
     started = time.monotonic()
     board = Board(out) if tensorboard else None
-    preload(["vidssl.data.labelled"])
+    plan.loader.preload("vidssl.data.labelled")
     listing, classes = _source(plan, videos)
     reader = bank_for(plan.head.operator, bank, WHO)
     origin = _origin(plan, encoder, classes)
@@ -216,7 +215,7 @@ def prove(
         OutputError: if ``out`` belongs to another run.
         CheckpointError: if there is no checkpoint with steps after it.
     """
-    preload(["vidssl.data.labelled"])
+    plan.loader.preload("vidssl.data.labelled")
     listing, classes = _source(plan, videos)
     reader = bank_for(plan.head.operator, bank, WHO)
     identity = _identity(plan, encoder, _origin(plan, encoder, classes), videos, reader)
