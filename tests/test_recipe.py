@@ -233,6 +233,13 @@ def test_a_range_from_high_to_low_is_refused(pretrain: Refused) -> None:
     assert "augment: area must go from low to high, found 0.9 to 0.1" in told
 
 
+@pytest.mark.parametrize("augment", ["difference: 0.1", "views: [{difference: 1.0}]"])
+def test_changes_of_changes_are_refused(pretrain: Refused, augment: str) -> None:
+    text = PRETRAIN.replace("stride: 4}", "stride: 4, sees: changes}")
+    told = pretrain(text.replace("crop_px: 32", f"crop_px: 32, {augment}"))
+    assert "augment.difference must be 0 where backbone.sees is changes" in told
+
+
 @pytest.mark.parametrize("number", ["1e-3", "1E-3", "1.0e-3", "0.001", ".1e-2"])
 def test_numbers_with_an_exponent_are_numbers(tmp_path: Path, number: str) -> None:
     (tmp_path / "mine.yaml").write_text(PRETRAIN.replace("lr: 0.01", f"lr: {number}"))

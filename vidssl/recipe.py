@@ -123,6 +123,16 @@ class Pretrain(Recipe):
         return self
 
     @model_validator(mode="after")
+    def _changes_are_taken_once(self) -> Self:
+        views = range(len(self.augment.views) + 1)
+        if self.backbone.sees == "changes" and any(self.augment.of(v).difference for v in views):
+            raise ValueError(
+                "augment.difference must be 0 where backbone.sees is changes, or what changes in "
+                "the changes is seen"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _method_takes_the_clips(self) -> Self:
         self.method.require_batch(self.optim.batch)
         wanted = self.method.starts

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from vidssl.augment.colour import (
     Jitter,
-    difference,
     draw_jitter,
     recolour,
     solarise,
@@ -176,14 +175,3 @@ def test_solarising_inverts_what_is_brighter_than_one_half() -> None:
     normalised = (clip - 0.45) / 0.225
     expected = (tv.solarize(clip, 0.5) - 0.45) / 0.225
     assert torch.allclose(solarise(normalised, mean=0.45, std=0.225), expected, atol=1e-5)
-
-
-def test_differences_are_those_of_grey_frames_and_the_last_repeats() -> None:
-    clip = clip_of(8)
-    grey = tv.rgb_to_grayscale(clip.transpose(0, 1), 3).transpose(0, 1)
-    found = difference(clip[None])[0]
-    assert torch.allclose(found[:, 0], grey[:, 1] - grey[:, 0], atol=1e-6)
-    assert torch.allclose(found[:, 1], grey[:, 2] - grey[:, 1], atol=1e-6)
-    assert torch.equal(found[:, 2], found[:, 1])
-    assert difference(clip[None, :, :1].expand(1, 3, 5, 9, 11)).abs().max() == 0.0
-    assert torch.equal(difference(clip[None, :, :1]), torch.zeros(1, 3, 1, 9, 11))

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import vidssl.backbones
-from vidssl.backbones import BackboneConfig
+from vidssl.backbones import BackboneConfig, r3d
 from vidssl.backbones.slow import Config as Slow
 from vidssl.backbones.slowfast import Config as SlowFast
+from vidssl.nn.changes import difference
 
 FAMILIES = [
     name
@@ -52,6 +53,34 @@ def test_every_parameter_is_used(config: BackboneConfig) -> None:
     encoder = config.build()
     encoder(torch.rand(2, 3, config.frames, 64, 64)).square().sum().backward()
     assert [name for name, value in encoder.named_parameters() if value.grad is None] == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_who_sees_changes_sees_no_colours(family: str) -> None:
+    config = importlib.import_module(f"vidssl.backbones.{family}").Config(sees="changes")
+    encoder = config.build().eval()
+    side_px = 224 if family == "mvit" else 32
+    still = torch.rand(2, 3, 1, 1, 1).expand(2, 3, config.frames, side_px, side_px)
+    moving = torch.rand(1, 3, config.frames, side_px, side_px)
+    with torch.inference_mode():
+        red, blue, noise = encoder.maps(torch.cat([still, moving]))
+        vectors = encoder(still)
+    assert torch.allclose(red, blue, atol=1e-5)
+    assert torch.allclose(vectors[0], vectors[1], atol=1e-5)
+    assert not torch.allclose(red, noise, atol=1e-3)
+
+
+def test_changes_are_those_of_the_clip_as_it_comes_in_every_branch_and_part() -> None:
+    options = {"width": 8, "depths": (1, 1, 1, 1), "frames": 4, "local_branch": True}
+    frames = r3d.Config.model_validate(options).network()
+    changes = r3d.Config.model_validate({**options, "sees": "changes"}).build()
+    changes.load_state_dict(frames.state_dict())
+    assert isinstance(changes, type(frames))
+    changes.parts = frames.parts = 2
+    clips = torch.rand(4, 3, 4, 32, 32)
+    expected, found = frames.branches(difference(clips)), changes.branches(clips)
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    assert torch.equal(frames.maps(difference(clips)), changes.maps(clips))
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_slowfast(depth: int, alpha: int, kernel: int, form: str, layout: str) -
         options["depths"] = (3, 4, 23, 3)
     if layout == "50_50":
         options |= LAYOUT_50_50
-    ours = slowfast.Config.model_validate(options).build()
+    ours = slowfast.Config.model_validate(options).network()
     copy_trunk(theirs, ours)
     clips = torch.rand(1, 3, 32, 64, 64)
     spread = torch.linspace(0, 31, 32 // alpha).long()

@@ -15,7 +15,7 @@ NARROW: dict[str, Any] = {"width": 8, "depths": (1, 1, 1, 1), "frames": 8}
 
 def test_both_branches_stand_on_one_trunk_with_weights_of_their_own() -> None:
     torch.manual_seed(0)
-    encoder = r3d.Config(**NARROW, local_branch=True).build()
+    encoder = r3d.Config(**NARROW, local_branch=True).network()
     clips = torch.rand(2, 3, 8, 64, 64)
     one, other = encoder.branches(clips)
     assert one.shape == other.shape == (2, 256, 4, 2, 2)
@@ -30,8 +30,8 @@ def test_both_branches_stand_on_one_trunk_with_weights_of_their_own() -> None:
 def test_either_branch_can_stand_for_the_encoder() -> None:
     torch.manual_seed(0)
     options: dict[str, Any] = {**NARROW, "local_branch": True}
-    first = r3d.Config(**options).build().eval()
-    second = r3d.Config(**options, maps_from="local").build().eval()
+    first = r3d.Config(**options).network().eval()
+    second = r3d.Config(**options, maps_from="local").network().eval()
     second.load_state_dict(first.state_dict())
     clips = torch.rand(1, 3, 8, 32, 32)
     with torch.no_grad():
@@ -95,4 +95,4 @@ def test_a_branch_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValidationError, match="maps_from: local needs local_branch: true"):
         r3d.Config(maps_from="local")
     with pytest.raises(ValueError, match="no local branch; set local_branch: true"):
-        r3d.Config(**NARROW).build().branches(torch.rand(1, 3, 8, 32, 32))
+        r3d.Config(**NARROW).network().branches(torch.rand(1, 3, 8, 32, 32))

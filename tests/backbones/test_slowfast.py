@@ -19,7 +19,7 @@ SMALL = Config(width=16, depths=(1, 1, 1, 1), frames=16)
 def on_meta(config: Config) -> SlowFast:
     """Build without memory or arithmetic: enough for names, shapes and counts."""
     with torch.device("meta"):
-        return config.build()
+        return config.network()
 
 
 def size(model: nn.Module) -> int:
@@ -65,7 +65,7 @@ def test_slow_frames_are_the_truncated_even_spread() -> None:
 
 def test_the_slow_pathway_sees_those_frames() -> None:
     seen: list[Tensor] = []
-    encoder = SMALL.build().eval()
+    encoder = SMALL.network().eval()
     encoder.get_submodule("slow.stem").register_forward_pre_hook(
         lambda _, inputs: seen.append(inputs[0])
     )
@@ -119,7 +119,7 @@ def test_the_map_of_a_224_pixel_clip(form: str, cells: int) -> None:
 
 def test_the_detection_form_has_the_clip_forms_weights_and_another_map() -> None:
     torch.manual_seed(0)
-    clip = SMALL.build().eval()
+    clip = SMALL.network().eval()
     detection = SMALL.model_copy(update={"form": "detection"}).build().eval()
     detection.load_state_dict(clip.state_dict(), strict=True)
     clips = torch.rand(1, 3, 16, 64, 64)
@@ -130,7 +130,7 @@ def test_the_detection_form_has_the_clip_forms_weights_and_another_map() -> None
 
 def test_the_pooled_feature_is_each_pathways_mean_over_all_its_frames() -> None:
     torch.manual_seed(0)
-    encoder = SMALL.build().eval()
+    encoder = SMALL.network().eval()
     clips = torch.rand(2, 3, 16, 64, 64)
     with torch.no_grad():
         slow, fast = encoder.pathways(clips)
@@ -150,7 +150,7 @@ def blank(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
 
 def test_blanking_the_fast_input_changes_the_slow_features() -> None:
     torch.manual_seed(0)
-    encoder = SMALL.build().eval()
+    encoder = SMALL.network().eval()
     clips = torch.rand(1, 3, 16, 64, 64)
     with torch.no_grad():
         slow, _ = encoder.pathways(clips)
@@ -161,7 +161,7 @@ def test_blanking_the_fast_input_changes_the_slow_features() -> None:
 
 def test_blanking_the_slow_input_leaves_the_fast_features_alone() -> None:
     torch.manual_seed(0)
-    encoder = SMALL.build().eval()
+    encoder = SMALL.network().eval()
     clips = torch.rand(1, 3, 16, 64, 64)
     with torch.no_grad():
         slow, fast = encoder.pathways(clips)
@@ -174,7 +174,7 @@ def test_blanking_the_slow_input_leaves_the_fast_features_alone() -> None:
 @pytest.mark.parametrize("after", ["stem", "res2", "res3", "res4"])
 def test_every_lateral_connection_is_live(after: str) -> None:
     torch.manual_seed(0)
-    encoder = SMALL.build().eval()
+    encoder = SMALL.network().eval()
     clips = torch.rand(1, 3, 16, 64, 64)
     place = ["stem", "res2", "res3", "res4"].index(after)
     with torch.no_grad():
@@ -186,7 +186,7 @@ def test_every_lateral_connection_is_live(after: str) -> None:
 
 def test_the_order_of_frames_matters() -> None:
     torch.manual_seed(0)
-    encoder = SMALL.build().eval()
+    encoder = SMALL.network().eval()
     clips = torch.rand(1, 3, 16, 64, 64)
     with torch.no_grad():
         assert not torch.allclose(encoder(clips), encoder(clips.flip(2)))
@@ -221,7 +221,7 @@ def test_ratios_that_do_not_divide_are_refused(options: dict[str, int], message:
 
 def test_it_compiles_as_one_graph() -> None:
     torch.manual_seed(0)
-    encoder = SMALL.build().eval()
+    encoder = SMALL.network().eval()
     clips = torch.rand(1, 3, 16, 32, 32)
     compiled = torch.compile(encoder, fullgraph=True, backend="eager")
     with torch.no_grad():

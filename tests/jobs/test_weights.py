@@ -142,7 +142,8 @@ def test_finetune_takes_it_and_tells_that_its_clips_were_others(
     cli: Cli, tiny: dict[str, Path], training_data: list[object], tmp_path: Path
 ) -> None:
     plan = yaml.safe_load(tiny["detection"].read_text())
-    (tmp_path / "backbone.yaml").write_text(yaml.safe_dump({"backbone": plan["backbone"]}))
+    there = {**plan["backbone"], "sees": "changes"}
+    (tmp_path / "backbone.yaml").write_text(yaml.safe_dump({"backbone": there}))
     config = slowfast.Config.model_validate(plan["backbone"])
     torch.manual_seed(0)
     state = {in_slowfast(key): value for key, value in config.build().state_dict().items()}
@@ -156,6 +157,7 @@ def test_finetune_takes_it_and_tells_that_its_clips_were_others(
     assert result.exit_code == 0, result.output
     remark = "the weights were trained on other clips: frames 8 there, 4 here, stride 8 there, 4"
     assert remark in result.stderr
+    assert "the weights were trained on changes; backbone.sees: frames" in result.stderr
     plan["augment"]["crop_px"] = 48
     (tmp_path / "crop.yaml").write_text(yaml.safe_dump(plan))
     result = cli(

@@ -23,10 +23,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from vidssl.augment import geometry
-from vidssl.augment.colour import difference
 from vidssl.augment.views import normalise
 from vidssl.backbones import Encoder
 from vidssl.detection.roi_head import RoIHead
+from vidssl.nn.changes import difference
 from vidssl.recipe import backbone_from
 from vidssl.train.weights import load_into, load_weights
 from vidssl.video.reader import open_reader

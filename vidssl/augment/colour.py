@@ -17,8 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-LUMA = (0.2989, 0.587, 0.114)
-"""The shares of red, green and blue in grey, with torchvision's digits."""
+from vidssl.nn.changes import LUMA, luma
 
 CHUNK = 2**17
 """Pixels turned in hue at a time on a CPU, so that what lies between stays in its cache."""
@@ -111,19 +110,6 @@ def solarise(clips: Tensor, *, mean: float = 0.0, std: float = 1.0) -> Tensor:
     return torch.minimum(clips, (1 - 2 * mean) / std - clips)
 
 
-def difference(clips_BCTHW: Tensor) -> Tensor:
-    """Return what changes in grey from each frame to the next, alike in all channels.
-
-    The last frame repeats the change before it; a still clip, and one of a single frame, is 0
-    throughout.
-    """
-    grey_B1THW = _luma(clips_BCTHW)[:, None]
-    change = grey_B1THW.diff(dim=2)
-    if change.shape[2] == 0:
-        return torch.zeros_like(clips_BCTHW)
-    return torch.cat([change, change[:, :, -1:]], dim=2).expand_as(clips_BCTHW)
-
-
 class _Pending:
     """Changes of a batch that wait to be carried out together.
 
@@ -188,9 +174,7 @@ class _Pending:
         else:
             grey = offset_BT11
             if weight_B.any():
-                grey = (
-                    _luma(self.clips).mul_(self._device(weight_B)[:, None, None, None]).add_(grey)
-                )
+                grey = luma(self.clips).mul_(self._device(weight_B)[:, None, None, None]).add_(grey)
             self.clips.mul_(self._device(scale_B)[:, None, None, None, None]).add_(grey[:, None])
         if cut:
             self.clips.clamp_((0 - mean) / std, (1 - mean) / std)
@@ -202,26 +186,20 @@ class _Pending:
 
     def _compose(self, keep_B: _Numbers, grey_B: _Numbers) -> None:
         """Let ``keep`` times the value and ``grey`` times its grey value follow."""
-        luma = sum(LUMA)
-        self.weight_B = keep_B * self.weight_B + grey_B * (self.scale_B + self.weight_B * luma)
+        total = sum(LUMA)
+        self.weight_B = keep_B * self.weight_B + grey_B * (self.scale_B + self.weight_B * total)
         self.scale_B = keep_B * self.scale_B
-        self.offset_BT = self.offset_BT * self._device(keep_B + grey_B * luma)[:, None]
+        self.offset_BT = self.offset_BT * self._device(keep_B + grey_B * total)[:, None]
         self.cut = bool((keep_B > 1).any())
 
     def _mean_luma(self) -> Tensor:
         """Return each frame's mean grey value, after what is pending, ``(B, T)``."""
-        luma = sum(LUMA)
-        kept_B = self._device(self.scale_B + self.weight_B * luma)
-        return kept_B[:, None] * _luma(self.clips.mean(dim=(3, 4))) + luma * self.offset_BT
+        total = sum(LUMA)
+        kept_B = self._device(self.scale_B + self.weight_B * total)
+        return kept_B[:, None] * luma(self.clips.mean(dim=(3, 4))) + total * self.offset_BT
 
     def _device(self, values_B: _Numbers) -> Tensor:
         return torch.from_numpy(values_B).to(self.clips.device, torch.float32)
-
-
-def _luma(clips_BC: Tensor) -> Tensor:
-    """Return the grey value, the channels being the second dimension."""
-    red, green, blue = clips_BC.unbind(1)
-    return red.mul(LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
 def _turn_hue(clips_BCTHW: Tensor, turns: Tensor) -> None:

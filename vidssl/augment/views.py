@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vidssl.augment import colour, geometry
 from vidssl.augment.blur import blur, blur_batch
+from vidssl.nn.changes import difference
 from vidssl.section import Section
 
 MEAN, STD = 0.45, 0.225
@@ -243,4 +244,4 @@ def _fill(
         if draw.solarise:
             view_CTHW.copy_(colour.solarise(view_CTHW, mean=MEAN, std=STD))
         if draw.difference:
-            view_CTHW.copy_(colour.difference(view_CTHW[None])[0])
+            view_CTHW.copy_(difference(view_CTHW[None])[0])

@@ -1,18 +1,25 @@
 """Video backbones: one family a file, and the contract that they share.
 
 A family is chosen by its file's name; adding one means adding ``vidssl/backbones/NAME.py`` with a
-``Config`` whose ``build`` returns an ``Encoder``.
+``Config`` whose ``network`` returns an ``Encoder``.
 
 Tensor suffixes: B clips, C channels, T frames, H and W pixels, F features; T', H', W' of a map.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Literal, TypeVar
 
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from vidssl.nn.changes import difference
+from vidssl.nn.recompute import in_parts
 from vidssl.section import Section
+
+Maps = TypeVar("Maps", bound=Tensor | tuple[Tensor, ...])
+Sees = Literal["frames", "changes"]
 
 
 class Encoder(nn.Module, ABC):
@@ -28,8 +35,10 @@ class Encoder(nn.Module, ABC):
     spares_weights: bool = False
     """Whether ``maps`` leaves some weights out, which then get no gradient."""
     parts: int = 1
-    """How many parts clips go through in, one after the other, while training; families mark what
-    takes clips with :func:`~vidssl.nn.recompute.in_parts`."""
+    """How many parts clips go through in, one after the other, while training."""
+    sees: Sees = "frames"
+    """What the trunk is given of a clip; families mark what takes clips with
+    :func:`takes_clips`."""
 
     @abstractmethod
     def maps(self, clips_BCTHW: Tensor) -> Tensor:
@@ -38,6 +47,19 @@ class Encoder(nn.Module, ABC):
     def forward(self, clips_BCTHW: Tensor) -> Tensor:
         """Return the map's mean over time and space, ``(B, F)``."""
         return self.maps(clips_BCTHW).mean(dim=(2, 3, 4))
+
+
+def takes_clips(encode: Callable[[Any, Tensor], Maps]) -> Callable[[Any, Tensor], Maps]:
+    """Have a method of an encoder see what its ``sees`` says of clips, in its ``parts``."""
+    parted = in_parts(encode)
+
+    @wraps(encode)
+    def seeing(encoder: Any, clips_BCTHW: Tensor) -> Maps:
+        if encoder.sees == "changes":
+            clips_BCTHW = difference(clips_BCTHW)
+        return parted(encoder, clips_BCTHW)
+
+    return seeing
 
 
 class BackboneConfig(Section, ABC):
@@ -52,10 +74,18 @@ class BackboneConfig(Section, ABC):
     """Frames of the clip that the encoder is given."""
     stride: PositiveInt
     """Raw frames, 1/30 s each, from one frame of the clip to the next."""
+    sees: Sees = "frames"
+    """The frames, or what changes in grey from each to the next (movement without colours)."""
 
-    @abstractmethod
     def build(self) -> Encoder:
         """Return the encoder with fresh weights."""
+        encoder = self.network()
+        encoder.sees = self.sees
+        return encoder
+
+    @abstractmethod
+    def network(self) -> Encoder:
+        """Return the family's network with fresh weights; :meth:`build` adds what all share."""
 
     @abstractmethod
     def geometry_free(self) -> dict[str, Any]:

@@ -14,8 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vidssl.backbones import Encoder
-from vidssl.nn.recompute import in_parts
+from vidssl.backbones import Encoder, takes_clips
 
 
 class Adapted(Encoder):
@@ -31,7 +30,7 @@ class Adapted(Encoder):
         self.temporal_stride = temporal_stride
         self.trunk = trunk
 
-    @in_parts
+    @takes_clips
     def maps(self, clips_BCTHW: Tensor) -> Tensor:
         """Return the trunk's map, ``(B, F, T', H', W')``.
 

@@ -27,11 +27,11 @@ from pydantic import AfterValidator, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from vidssl.backbones import BackboneConfig, Encoder
+from vidssl.backbones import BackboneConfig, Encoder, takes_clips
 from vidssl.nn.gates import SelfGate, SqueezeExcitation
 from vidssl.nn.non_local import NonLocalConfig
 from vidssl.nn.norms import NormConfig
-from vidssl.nn.recompute import in_parts, recompute
+from vidssl.nn.recompute import recompute
 
 Block = Literal["bottleneck", "basic"]
 Form = Literal["clip", "detection"]
@@ -205,7 +205,7 @@ class SingleConfig(ResNetConfig, ABC):
         frames = -(-self.frames // plan.stem_stride)
         return frames if stage == 2 else frames // plan.pool_frames
 
-    def build(self) -> Encoder:
+    def network(self) -> Encoder:
         """Return the encoder with fresh weights."""
         return Trunk(self.plan())
 
@@ -229,7 +229,7 @@ class Trunk(Encoder):
         self.temporal_stride = plan.stem_stride * plan.pool_frames
         self.trunk = pathway(plan)
 
-    @in_parts
+    @takes_clips
     def maps(self, clips_BCTHW: Tensor) -> Tensor:
         """Return res5's map, ``(B, F, T', H/32, W/32)``, or H/16 and W/16 in the detection form.
 

@@ -30,7 +30,7 @@ class Config(BackboneConfig):
     depth: Literal[50, 101, 152] = 101
     """Layers; published weights have 101."""
 
-    def build(self) -> Encoder:
+    def network(self) -> Encoder:
         """Return the encoder with fresh weights; a cell is 32 pixels a side and 8 frames long."""
         with importing_pytorchvideo():
             from pytorchvideo.models.csn import create_csn

@@ -27,10 +27,9 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from vidssl.backbones import BackboneConfig, Encoder
+from vidssl.backbones import BackboneConfig, Encoder, takes_clips
 from vidssl.backbones._adapter import importing_pytorchvideo, with_clip_of
 from vidssl.errors import RecipeError
-from vidssl.nn.recompute import in_parts
 
 CLIPS = {"b16x4": (16, 4), "b32x3": (32, 3)}
 FEATURES = 768
@@ -66,7 +65,7 @@ class Config(BackboneConfig):
             raise ValueError(f"frames {self.frames} is not a multiple of {CELL_FRAMES}")
         return self
 
-    def build(self) -> "MViT":
+    def network(self) -> "MViT":
         """Return the encoder with fresh weights."""
         return MViT(self)
 
@@ -103,7 +102,7 @@ class MViT(Encoder):
         self.clip = (config.frames, config.crop_px, config.crop_px)
         self.trunk = network(config)
 
-    @in_parts
+    @takes_clips
     def forward(self, clips_BCTHW: Tensor) -> Tensor:
         """Return the class token, ``(B, F)``: what published classifiers read, not the map's mean.
 
@@ -112,7 +111,7 @@ class MViT(Encoder):
         """
         return self.tokens(clips_BCTHW)[:, 0]
 
-    @in_parts
+    @takes_clips
     def maps(self, clips_BCTHW: Tensor) -> Tensor:
         """Return all tokens but the class token, ``(B, F, T/2, H/32, W/32)``.
 

@@ -29,7 +29,7 @@ class Config(BackboneConfig):
     depth: Literal[50, 101, 152] = 50
     """Layers; published weights have 50."""
 
-    def build(self) -> Encoder:
+    def network(self) -> Encoder:
         """Return the encoder with fresh weights; a cell is 32 pixels a side and 4 frames long."""
         with importing_pytorchvideo():
             from pytorchvideo.models.r2plus1d import create_r2plus1d

@@ -16,9 +16,8 @@ from typing import Any, Literal, Self
 from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
-from vidssl.backbones import Encoder
+from vidssl.backbones import Encoder, takes_clips
 from vidssl.backbones import _residual as residual
-from vidssl.nn.recompute import in_parts
 
 
 class Config(residual.SingleConfig):
@@ -45,7 +44,7 @@ class Config(residual.SingleConfig):
             self, self.kernels_by_block(), self.width, stem_stride=2, non_local=self.non_local
         )
 
-    def build(self) -> "R3D":
+    def network(self) -> "R3D":
         """Return the encoder with fresh weights."""
         return R3D(self)
 
@@ -71,7 +70,7 @@ class R3D(Encoder):
         if config.local_branch:
             self.local = residual.stage(plan, 5)
 
-    @in_parts
+    @takes_clips
     def maps(self, clips_BCTHW: Tensor) -> Tensor:
         """Return the map of one branch, ``(B, F, T/2, H/32, W/32)``; H/16, W/16 for detection."""
         map_: Tensor
@@ -82,7 +81,7 @@ class R3D(Encoder):
             map_ = self.trunk(clips_BCTHW)
         return map_
 
-    @in_parts
+    @takes_clips
     def branches(self, clips_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return the global and the local map, each as :meth:`maps` gives one.
 

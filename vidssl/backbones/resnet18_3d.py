@@ -44,7 +44,7 @@ class Config(BackboneConfig):
     last_stride: Literal[1, 2] = 2
     """How the last stage strides in space: 1 makes a map twice as fine, from the same weights."""
 
-    def build(self) -> Encoder:
+    def network(self) -> Encoder:
         """Return the encoder with fresh weights.
 
         A cell is 16 pixels a side, or 8, and 8 frames long (``mc3``: one frame).

@@ -22,9 +22,8 @@ import torch
 from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
-from vidssl.backbones import Encoder
+from vidssl.backbones import Encoder, takes_clips
 from vidssl.backbones import _residual as residual
-from vidssl.nn.recompute import in_parts
 
 
 class Config(residual.ResNetConfig):
@@ -65,7 +64,7 @@ class Config(residual.ResNetConfig):
         """Return the Slow pathway's frames, the same in all stages."""
         return max(1, self.frames // self.alpha)  # where alpha is too large, that is told
 
-    def build(self) -> "SlowFast":
+    def network(self) -> "SlowFast":
         """Return the encoder with fresh weights."""
         return SlowFast(self)
 
@@ -115,7 +114,7 @@ class SlowFast(Encoder):
         self.slow, self.fast = residual.pathway(slow), residual.pathway(fast)
         self.laterals = nn.ModuleList(lateral(config, channels) for channels in fast_outputs[:-1])
 
-    @in_parts
+    @takes_clips
     def maps(self, clips_BCTHW: Tensor) -> Tensor:
         """Return both pathways' maps as one, ``(B, F, T/alpha, H', W')``, Slow features first.
 

@@ -39,7 +39,7 @@ class Config(BackboneConfig):
     def _clip_of_size(cls, options: Any) -> Any:
         return with_clip_of(options, CLIPS, "m")
 
-    def build(self) -> Encoder:
+    def network(self) -> Encoder:
         """Return the encoder with fresh weights; a cell is 32 pixels a side and one frame long."""
         with importing_pytorchvideo():
             from pytorchvideo.models.x3d import create_x3d

@@ -58,6 +58,10 @@ def remark(
 
     ``crop_px`` is None where a recipe has none.
     """
+    backbone = card.get("backbone")
+    seen = backbone.get("sees", "frames") if isinstance(backbone, dict) else config.sees
+    if seen != config.sees:
+        progress(f"the weights were trained on {seen}; backbone.sees: {config.sees}", 0, REMARK)
     for told in differences(stated(card), config, crop_px):
         progress(told, 0, REMARK)
 
