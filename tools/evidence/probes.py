@@ -26,7 +26,6 @@ from vidssl.augment import geometry
 from vidssl.augment.views import normalise
 from vidssl.backbones import Encoder
 from vidssl.detection.roi_head import RoIHead
-from vidssl.nn.changes import difference
 from vidssl.recipe import backbone_from
 from vidssl.train.weights import load_into, load_weights
 from vidssl.video.reader import open_reader
@@ -79,18 +78,16 @@ def features(
     clips_NTHWC: NDArray[np.uint8],
     boxes: Sequence[Floats] | None,
     side_px: int,
-    *,
-    change: bool = False,
 ) -> tuple[Floats, Floats]:
     """Return the pooled features ``(N, F)``, and those of all boxes in order, ``(boxes, F)``.
 
-    Whole pictures, brought to a short side of ``side_px``; with ``change``, what changes in them.
+    Whole pictures, brought to a short side of ``side_px``.
     """
     encoder.eval()
     pool = RoIHead(encoder.spatial_stride, resolution=7)
     clip_rows, box_rows = [], []
     for number, clips in enumerate(batches(clips_NTHWC, side_px, encoder.spatial_stride)):
-        maps = encoder.maps(difference(clips) if change else clips)
+        maps = encoder.maps(clips)
         clip_rows.append(maps.mean(dim=(2, 3, 4)).numpy())
         if boxes is not None:
             of_batch = boxes[number * BATCH : (number + 1) * BATCH]
@@ -102,12 +99,12 @@ def features(
 
 @torch.inference_mode()
 def stage_features(
-    encoder: Encoder, clips_NTHWC: NDArray[np.uint8], side_px: int, *, change: bool, last: bool
+    encoder: Encoder, clips_NTHWC: NDArray[np.uint8], side_px: int, *, last: bool
 ) -> Floats:
     """Return the mean and deviation over a clip of each channel of each stage, ``(N, F)``.
 
-    Whole pictures, brought to a short side of ``side_px``; the encoder has one trunk. ``change``
-    shows it what changes from frame to frame; ``last`` asks for the last stage's mean alone.
+    Whole pictures, brought to a short side of ``side_px``; the encoder has one trunk. ``last`` asks
+    for the last stage's mean alone.
     """
     found: list[torch.Tensor] = []
 
@@ -119,7 +116,7 @@ def stage_features(
     rows = []
     for clips in batches(clips_NTHWC, side_px, encoder.spatial_stride):
         found.clear()
-        encoder.maps(difference(clips) if change else clips)
+        encoder.maps(clips)
         rows.append((found[-2] if last else torch.cat(found, dim=1)).numpy())
     for hook in hooks:
         hook.remove()

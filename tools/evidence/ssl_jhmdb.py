@@ -7,9 +7,9 @@ the clips. Each encoder is pretrained on the training clips of one official spli
 and probed on that split's test clips: features of three clips of each video, averaged, and a
 logistic regression whose strength is chosen within the training part. The features are the mean and
 the deviation over a clip of every channel of every stage (``--last``: the last stage's mean alone),
-from pictures of 112 pixels; views to train on are 64 pixels cut from such. NAME-change is trained
-on and shown what changes from frame to frame (``augment.difference``), NAME-both on either and
-shown each in turn, its features side by side; NAME+NAME puts those of two encoders side by side.
+from pictures of 112 pixels; views to train on are 64 pixels cut from such. NAME-change sees what
+changes from frame to frame (``backbone.sees``), NAME-fine has CtP's network; NAME+NAME puts the
+features of two encoders side by side.
 What is done is not done again; OUT/table.txt has, for each name, the mean over splits and seeds,
 the spread of the seeds' means, and each split's mean.
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import probes
 from numpy.typing import NDArray
-from ssl_playground import CTP_NET, FRAMES, METHODS, RANDOM, STRIDE, fresh, pretrain, vidssl
+from ssl_playground import CHANGE, CTP_NET, FRAMES, METHODS, RANDOM, STRIDE, fresh, pretrain, vidssl
 
 from vidssl.backbones import Encoder
 from vidssl.video.probe import probe
@@ -37,15 +37,12 @@ METHODS |= {
     **{name: [*changes, ZOOM] for name, changes in METHODS.items() if name != "ctp"},
     "simclr-fine": [*METHODS["simclr"], ZOOM, *FINE],
 }
+RANDOM |= {"random-ctp-change": {**CTP_NET, "sees": "changes"}}
 METHODS |= {
-    f"{name}-{seen}": [*changes, f"augment.difference={share}"]
+    f"{name}-change": [*changes, CHANGE]
     for name, changes in METHODS.items()
-    for seen, share in (("change", 1.0), ("both", 0.5))
-    if name != "ctp"  # its patches are pasted into frames
+    if not name.endswith("-change")
 }
-RANDOM |= {f"{name}-{seen}": net for name, net in RANDOM.items() for seen in ("change", "both")}
-SEEN = {"change": (True,), "both": (False, True)}
-"""By what a name ends in: what changes from frame to frame in place of the frames, or each."""
 
 
 def main() -> None:
@@ -81,9 +78,7 @@ def features(
         kept = run.with_suffix(".last.npy" if asked.last else ".npy")
         if not kept.exists():
             found = encoder(asked, data, one, run, split, seed)
-            seen = SEEN.get(one.rpartition("-")[2], (False,))
-            of_each = [data.features(found, change, asked.last) for change in seen]
-            np.save(kept, np.concatenate(of_each, axis=1))
+            np.save(kept, data.features(found, asked.last))
         parts.append(np.load(kept))
     return np.concatenate(parts, axis=1)
 
@@ -129,9 +124,9 @@ class Data:
     def _trains(row: dict[str, str], split: int) -> bool:
         return row[f"split{split}"] == "train"
 
-    def features(self, encoder: Encoder, change: bool, last: bool) -> NDArray[np.float32]:
+    def features(self, encoder: Encoder, last: bool) -> NDArray[np.float32]:
         """Return the mean over a video's clips of the pooled features, ``(videos, F)``."""
-        rows = probes.stage_features(encoder, self.clips, SIDE, change=change, last=last)
+        rows = probes.stage_features(encoder, self.clips, SIDE, last=last)
         mean: NDArray[np.float32] = rows.reshape(len(self.rows), CLIPS, -1).mean(axis=1)
         return mean
 

@@ -69,14 +69,14 @@ def teg(weight: float) -> list[str]:
 
 NEAR = "sampling={starts: interval, interval_power: 16}"
 """Two clips of nearly the same moment."""
-CHANGE = "augment.difference=1.0"
-"""Of names that end in -change: what changes from frame to frame, in training and for probes."""
+CHANGE = "backbone.sees=changes"
+"""Of names that end in -change: what changes from frame to frame."""
 CTP_NET = {"block": "basic", "temporal_kernels": [5, 3, 3, 3, 3], "stem_pool": False}
 FINE = {"stem_pool": False}
 FINER = [f"backbone.{name}={json.dumps(value)}" for name, value in FINE.items()]
 RANDOM: dict[str, dict[str, object]] = {
     **{"random": {}, "random-ctp": CTP_NET},
-    **{"random-change": {}, "random-fine-change": FINE},
+    **{"random-change": {"sees": "changes"}, "random-fine-change": {**FINE, "sees": "changes"}},
 }
 """Fresh weights: of the net that all others train, of CtP's, and of one with finer maps."""
 QUEUE = ("queue: 1024", "temperature: 0.1", "momentum: 0.99", "layers: 3")
@@ -104,6 +104,7 @@ METHODS: dict[str, list[str]] = {
         *(f"backbone.{name}={json.dumps(value)}" for name, value in CTP_NET.items()),
     ],
 }
+METHODS["ctp-change"] = [*METHODS["ctp"], CHANGE]
 for near in ("cvrl-near", "const_cl-near"):
     METHODS[f"{near}-change"] = [*METHODS[near], CHANGE]
     METHODS[f"{near}-fine-change"] = [*METHODS[near], CHANGE, *FINER]
@@ -125,7 +126,7 @@ def main() -> None:
             found = asked.out / f"{name}-{seed}.json"
             if not found.exists():
                 encoder = trained(asked, truth, name, seed)
-                scores = truth.scores(encoder, change=name.endswith("-change"))
+                scores = truth.scores(encoder)
                 found.write_text(json.dumps(scores, indent=1) + "\n")
             (asked.out / "table.txt").write_text(table(asked.out, names, asked.seeds))
 
@@ -222,10 +223,10 @@ class Truth:
             "groups": [video for video, _ in held],
         }
 
-    def scores(self, encoder: Encoder, *, change: bool = False) -> dict[str, float]:
+    def scores(self, encoder: Encoder) -> dict[str, float]:
         """Return what the frozen encoder knows."""
         seen = {
-            split: probes.features(encoder, part["clips"], part["boxes"], SIDE, change=change)  # type: ignore[arg-type]
+            split: probes.features(encoder, part["clips"], part["boxes"], SIDE)  # type: ignore[arg-type]
             for split, part in self.parts.items()
         }
         train, val = self.parts["train"], self.parts["val"]
@@ -236,7 +237,7 @@ class Truth:
             seen["train"][0], train["seconds"], seen["val"][0], val["seconds"]
         )  # type: ignore[arg-type]
         clips, way, half = self.directions[0], self.directions[1], len(self.directions[1]) // 2
-        moving = probes.features(encoder, clips, None, SIDE, change=change)[0]
+        moving = probes.features(encoder, clips, None, SIDE)[0]
         groups = [str(n) for n in range(half)]
         return {
             "box labels": statistics.mean(boxes),
