@@ -7,8 +7,9 @@ JHMDB is a folder with clips.csv (path, label, split1, split2, split3) and the c
 ``vidssl probe`` on each of the three splits; ``--random`` adds fresh weights of the first run's
 network. ``finetune`` trains a classifier with ``vidssl finetune recognition_small`` on each split,
 the seed being the split's number, and scores it with ``vidssl eval-kinetics``; RUN ``random`` means
-fresh weights, of the network of the first RUN that is one. What is done is not done again; each
-score is a file OUT/WHAT-NAME-...-SPLIT.json, as the commands write them.
+fresh weights, of the network of the first RUN that is one. ``{split}`` in a RUN stands for the
+split's number, for encoders that have seen a split's training clips. What is done is not done
+again; each score is a file OUT/WHAT-NAME-...-SPLIT.json, as the commands write them.
 """
 
 import argparse
@@ -46,7 +47,8 @@ def main() -> None:
             probe(asked.out, f"random-{seed}", next(iter(runs.values())), "--random", seed)
     else:
         network = next(run for run in runs.values() if run != "random")
-        backbone = yaml.safe_load((Path(network) / "recipe.yaml").read_text())["backbone"]
+        recipe = Path(network.format(split=SPLITS[0])) / "recipe.yaml"
+        backbone = yaml.safe_load(recipe.read_text())["backbone"]
         for share in asked.shares:
             for name, run in runs.items():
                 finetune(asked.out, name, run, backbone, share, asked.steps)
@@ -75,7 +77,7 @@ def probe(out: Path, name: str, run: str, *more: object) -> None:
         found = out / f"probe-{name}-{split}.json"
         if not found.exists():
             vidssl(
-                *("probe", "--encoder", run, *more, "--cache", out / "cache"),
+                *("probe", "--encoder", run.format(split=split), *more, "--cache", out / "cache"),
                 *("--train", out / f"train-{split}.csv", "--test", out / f"test-{split}.csv"),
                 *("--workers", 1, "--json", found),
             )
@@ -97,7 +99,8 @@ def finetune(
             "warmup: 0.1, weight_decay: 0.01}",
         }
         vidssl(
-            *("finetune", "recognition_small", "--encoder", run, "--out", folder),
+            *("finetune", "recognition_small", "--out", folder),
+            *("--encoder", run.format(split=split)),
             *("--videos", out / f"train-{split}.csv"),
             *(word for key, value in changes.items() for word in ("--set", f"{key}={value}")),
         )
