@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vidssl.augment.mixing import Mix, UnmixConfig, mix_reversed, of_both
-from vidssl.backbones import r3d, slow
+from vidssl.backbones import Encoder, r3d, slow
 from vidssl.errors import RecipeError
 from vidssl.methods import (
     Batch,
@@ -25,6 +25,7 @@ from vidssl.methods import (
     swav,
     teg,
 )
+from vidssl.nn.changes import difference
 from vidssl.nn.contrast import info_nce
 from vidssl.nn.prototypes import equal_codes
 from vidssl.recipe import Pretrain, bundled, load
@@ -134,6 +135,21 @@ def test_a_mixture_counts_as_a_first_clip_by_what_it_keeps(name: str, mix: Mix) 
     kept, taken = (output.scalars.get("global_loss", output.loss) for output in outputs)
     expected = plain(given).loss + mix.keep * kept + (1 - mix.keep) * taken
     assert mixed(given).loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_an_encoder_that_sees_changes_is_shown_them_alone(name: str) -> None:
+    unmix = Always(prob=1.0, mix=Mix(0.6, (4, 4, 20, 30)))
+    shown, seeing = made(name, unmix=unmix), made(name, unmix=unmix)
+    for module in seeing.modules():
+        if isinstance(module, Encoder):
+            module.sees = "changes"
+    frames = batch()
+    changes = replace(frames, views=tuple(difference(view) for view in frames.views))
+    expected = shown(shown.config.prepare(changes)).loss
+    found = seeing(seeing.config.prepare(frames)).loss
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert found.item() != pytest.approx(shown(shown.config.prepare(frames)).loss.item(), rel=1e-3)
 
 
 def slow_byol(method: Any, p: Tensor, target: Tensor) -> Tensor:

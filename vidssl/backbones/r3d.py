@@ -82,6 +82,12 @@ class R3D(Encoder):
         return map_
 
     @takes_clips
+    def global_maps(self, clips_BCTHW: Tensor) -> Tensor:
+        """Return the global branch's map, whichever ``maps_from`` names."""
+        map_: Tensor = self.trunk(clips_BCTHW)
+        return map_
+
+    @takes_clips
     def branches(self, clips_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return the global and the local map, each as :meth:`maps` gives one.
 

@@ -191,7 +191,7 @@ class ConSTCL(SSLMethod):
         mix = config.unmix.draw(batch.seed, batch.step, batch.views[0])
         if mix is not None:
             # Not the encoder's own choice of a branch, which may be the local one.
-            mixed = self.encoder.trunk(mix_reversed(batch.views[0], mix))
+            mixed = self.encoder.global_maps(mix_reversed(batch.views[0], mix))
             loss = loss + of_both(contrast, self._projected(mixed), mix)
         scalars = {"global_loss": global_loss.detach()}
         scalars |= {name: term.detach() for name, term in terms.items()}
