@@ -317,6 +317,11 @@ class LongTerm(RecipeFile):
             for key in first
             if there.get(key) != first[key]
         ]
+        if self.extract.backbone.sees != self.first.backbone.sees:
+            differences.append(
+                f"extract.backbone.sees: {self.extract.backbone.sees} does not fit "
+                f"first.backbone's {self.first.backbone.sees}"
+            )
         if differences:
             raise ValueError("; ".join(differences))
         return self

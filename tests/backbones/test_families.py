@@ -55,6 +55,12 @@ def test_every_parameter_is_used(config: BackboneConfig) -> None:
     assert [name for name, value in encoder.named_parameters() if value.grad is None] == []
 
 
+def test_what_is_seen_is_written_where_it_is_not_frames() -> None:
+    assert "sees" not in Slow().model_dump()  # as in runs and banks of before
+    assert Slow(sees="changes").model_dump(mode="json")["sees"] == "changes"
+    assert Slow.model_validate(Slow(sees="changes").model_dump()) == Slow(sees="changes")
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_who_sees_changes_sees_no_colours(family: str) -> None:
     config = importlib.import_module(f"vidssl.backbones.{family}").Config(sees="changes")

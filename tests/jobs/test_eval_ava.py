@@ -541,3 +541,27 @@ def test_predicting_on_videos_that_are_not_there_is_refused(
     (tmp_path / "bad.mp4").write_text("not a video")
     told = evaluate(detector, "--videos", tmp_path / "bad.mp4")
     assert "none of the 1 videos can be decoded" in told
+
+
+def test_a_bank_of_changes_is_refused_by_who_was_trained_with_one_of_frames(
+    cli: Cli,
+    tiny: dict[str, Path],
+    detector: Path,
+    bank_detector: Path,
+    index: Path,
+    playground: Path,
+    tmp_path: Path,
+    evaluate: Refused,
+) -> None:
+    seeing = Path(shutil.copytree(detector, tmp_path / "seeing"))  # the same weights' hash
+    card = json.loads((seeing / "encoder.json").read_text())
+    card["backbone"]["sees"] = "changes"
+    (seeing / "encoder.json").write_text(json.dumps(card))
+    result = cli(
+        *("extract-features", tiny["extract"], "--encoder", seeing, "--videos", index),
+        *("--boxes", playground / "val_person_detections.csv", "--out", tmp_path / "other"),
+        *("--set", "backbone.sees=changes"),
+    )
+    assert result.exit_code == 0, result.output
+    told = evaluate(bank_detector, "--bank", tmp_path / "other")
+    assert "backbone.sees: 'changes' in the bank, None in the one it was trained with" in told

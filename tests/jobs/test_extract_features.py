@@ -222,6 +222,13 @@ def test_an_encoder_of_another_shape_is_refused_with_every_difference(
     assert "backbone.width: 8 in the encoder, 16 in the recipe" in told
 
 
+def test_rows_seen_otherwise_than_the_encoder_sees_are_refused(
+    refused: Refused, arguments: Arguments
+) -> None:
+    told = refused(*arguments(out="other"), "--set", "backbone.sees=changes")
+    assert "the weights were trained on frames; backbone.sees: changes; expected the same" in told
+
+
 def test_an_encoder_that_is_missing_or_damaged_is_refused(
     refused: Refused, arguments: Arguments, pretrained: Path, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from vidssl.errors import RecipeError
 from vidssl.recipe import LongTerm, load
 from vidssl.train.folder import read_events
 
@@ -33,6 +34,11 @@ def recipe(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> P
     path = tmp_path_factory.mktemp("long_term") / "tiny.yaml"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def test_a_bank_seen_otherwise_than_the_first_detector_sees_is_refused(recipe: Path) -> None:
+    with pytest.raises(RecipeError, match="frames does not fit first"):
+        load(LongTerm, recipe, ["first.backbone.sees=changes"])
 
 
 Arguments = Callable[..., list[object]]

@@ -445,3 +445,16 @@ def test_the_command_refuses_in_one_line(refused: Callable[..., str], encoder: P
     told = refused("probe", "--encoder", encoder, "--train", "nowhere")
     assert "nowhere" in told
     assert "error:" in told
+
+
+def test_features_of_frames_are_not_taken_for_those_of_changes(
+    encoder: Path, painted: Path, tmp_path: Path
+) -> None:
+    seeing = Path(shutil.copytree(encoder, tmp_path / "seeing"))  # the same weights' hash
+    card = json.loads((seeing / "encoder.json").read_text())
+    card["backbone"]["sees"] = "changes"
+    (seeing / "encoder.json").write_text(json.dumps(card))
+    asked = [request(one, painted / "train", painted / "test") for one in (encoder, seeing)]
+    frames, changes = (run(replace(one, cache=tmp_path / "cache")) for one in asked)
+    assert values(frames)["knn.top1"] == 1.0
+    assert values(changes)["knn.top1"] < 0.9  # nothing changes in these videos

@@ -609,3 +609,15 @@ def test_pixels_as_ours_and_unknown_ones_are_not_told() -> None:
     same = Geometry(mean=(0.45,) * 3, std=(0.225,) * 3)
     assert differences(same, CONFIG) == differences(Geometry(), CONFIG) == []
     assert "channels bgr there, rgb here" in differences(Geometry(channels="bgr"), CONFIG)[0]
+
+
+def test_an_encoder_of_ours_that_saw_changes_is_told(tiny: dict[str, Path], tmp_path: Path) -> None:
+    backbone = yaml.safe_load(tiny["detection"].read_text())["backbone"]
+    config = slowfast.Config.model_validate({**backbone, "sees": "changes"})
+    save_weights(tmp_path, "encoder", config.build(), {"backbone": config.model_dump()})
+    (tmp_path / "backbone.yaml").write_text(yaml.safe_dump({"backbone": backbone}))
+    made = weights.convert(
+        *(tmp_path / "encoder.safetensors", tmp_path / "made" / "encoder.safetensors"),
+        recipe=str(tmp_path / "backbone.yaml"),
+    )
+    assert "the weights were trained on changes; backbone.sees: frames" in made.remarks

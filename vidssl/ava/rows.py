@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from secrets import token_hex
 from typing import TextIO
 
 import numpy as np
@@ -208,7 +209,7 @@ def written_aside(path: Path) -> Iterator[TextIO]:
     Raises:
         OutputError: if the file cannot be written.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{token_hex(4)}.part")
     try:
         with aside.open("w", encoding="utf-8", newline="") as file:
             yield file

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Literal, TypeVar
 
-from pydantic import PositiveInt
+from pydantic import PositiveInt, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
 
 from vidssl.nn.changes import difference
@@ -76,6 +76,14 @@ class BackboneConfig(Section, ABC):
     """Raw frames, 1/30 s each, from one frame of the clip to the next."""
     sees: Sees = "frames"
     """The frames, or what changes in grey from each to the next (movement without colours)."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave ``sees`` out where it is as it ever was: older runs and banks compare equal."""
+        options: dict[str, Any] = dump(self)
+        if self.sees == "frames":
+            options.pop("sees", None)
+        return options
 
     def build(self) -> Encoder:
         """Return the encoder with fresh weights."""

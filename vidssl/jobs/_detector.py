@@ -44,6 +44,8 @@ INDIFFERENT = {
     *("min_score", "rate", "videos_per_shard", "decoder"),
 }
 """Keys of an extraction's recipe that decide which rows there are, or nothing at all."""
+SPARED = ("backbone.sees",)
+"""Keys that a recipe of before has not, and one of today only where they are not as ever."""
 RANDOM = "random"
 """In place of an encoder: start from fresh weights."""
 
@@ -78,10 +80,11 @@ def require_made_alike(bank: Bank, encoder: str, made: Mapping[str, object], kno
     """
     bank.require(encoder)
     found = made_by(bank)
+    keys = [*made, *(key for key in SPARED if made and key not in made)]
     differences = [
-        f"{key}: {found.get(key)!r} in the bank, {value!r} in the one it was trained with"
-        for key, value in made.items()
-        if found.get(key) != value
+        f"{key}: {found.get(key)!r} in the bank, {made.get(key)!r} in the one it was trained with"
+        for key in keys
+        if found.get(key) != made.get(key)
     ]
     if differences:
         title = f"{bank.folder}: was made in another way than {known_as}"

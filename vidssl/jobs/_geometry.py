@@ -58,12 +58,18 @@ def remark(
 
     ``crop_px`` is None where a recipe has none.
     """
-    backbone = card.get("backbone")
-    seen = backbone.get("sees", "frames") if isinstance(backbone, dict) else config.sees
-    if seen != config.sees:
-        progress(f"the weights were trained on {seen}; backbone.sees: {config.sees}", 0, REMARK)
-    for told in differences(stated(card), config, crop_px):
+    for told in (*other_sight(card, config), *differences(stated(card), config, crop_px)):
         progress(told, 0, REMARK)
+
+
+def other_sight(card: Mapping[str, Any], config: BackboneConfig) -> list[str]:
+    """Return a remark where weights of ours saw frames and a backbone changes, or so about."""
+    recipe = card.get("recipe")
+    backbone = card.get("backbone") or (isinstance(recipe, dict) and recipe.get("backbone"))
+    seen = backbone.get("sees", "frames") if isinstance(backbone, dict) else config.sees
+    if seen == config.sees:
+        return []
+    return [f"the weights were trained on {seen}; backbone.sees: {config.sees}"]
 
 
 def _count(value: object) -> int | None:

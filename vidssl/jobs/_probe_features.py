@@ -184,6 +184,7 @@ def _described(work: Work, data: str) -> dict[str, Any]:
     views = work.protocol.fingerprint()
     return {
         "format": FORMAT,
+        "backbone": work.looked.backbone.model_dump(mode="json"),  # weights do not say it all
         "views": {key: value for key, value in views.items() if key not in NOT_OF_FEATURES},
         "decoder": decoder_version(work.decoder),
         "data": data,

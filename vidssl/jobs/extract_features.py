@@ -32,7 +32,7 @@ from vidssl.data.loader import Loader
 from vidssl.detection.cells import cell_boxes, pooled_cells
 from vidssl.detection.detector import DetectionBatch
 from vidssl.detection.roi_head import RoIHead
-from vidssl.errors import AnnotationError, Interrupted, RecipeError, VidsslError
+from vidssl.errors import AnnotationError, CheckpointError, Interrupted, RecipeError, VidsslError
 from vidssl.features import BankIdentity, BankRows, BankWriter
 from vidssl.features.manifest import Kind, Manifest
 from vidssl.features.writer import require_place
@@ -40,7 +40,7 @@ from vidssl.files import sha256
 from vidssl.jobs import _bank_again as again
 from vidssl.jobs import _detector as shared
 from vidssl.jobs import bank as banks
-from vidssl.jobs._geometry import remark
+from vidssl.jobs._geometry import other_sight, remark
 from vidssl.jobs._stopping import stoppable
 from vidssl.jobs.index import open_index, set_aside
 from vidssl.nn.distributed import (
@@ -162,6 +162,8 @@ def run(
     if retry and share.of > 1:
         raise RecipeError(f"--retry: is for a whole bank; leave --part {part}")
     trunk, card = shared.load_encoder(encoder, plan.backbone)
+    if told := other_sight(card, plan.backbone):
+        raise CheckpointError(f"{encoder}: {told[0]}; expected the same of a bank's recipe")
     remark(card, plan.backbone, None, progress)
     if plan.layers:
         trunk = Tapped(trunk, plan.layers, plan.backbone.frames)

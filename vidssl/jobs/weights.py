@@ -1,5 +1,6 @@
 """``vidssl weights``: what others published, looked into and made an encoder of ours."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +16,7 @@ from vidssl.errors import CheckpointError, OutputError, RecipeError, nearest
 from vidssl.files import sha256
 from vidssl.jobs import recipes
 from vidssl.jobs._classifier import save_classifier
-from vidssl.jobs._geometry import config_of, differences, stated
+from vidssl.jobs._geometry import config_of, differences, other_sight, stated
 from vidssl.jobs.models import SETTINGS
 from vidssl.progress import Progress, silent
 from vidssl.published import formats
@@ -188,7 +189,8 @@ def convert(
     encoder = _filled(target.config, found.fitted)
     head = _head(read, encoder) if classifier else None
     card = _card(read, target, found)
-    remarks = differences(read.geometry, target.config)
+    remarks = [*other_sight(_card_beside(path), target.config)]
+    remarks += differences(read.geometry, target.config)
     if found.unfilled:
         remarks.append(f"{len(found.unfilled)} tensors are not in the file and keep fresh weights")
     if found.unexpected:
@@ -411,6 +413,15 @@ def _card(read: _Read, target: _Target, found: Match) -> dict[str, Any]:
         "published": published,
         "code": __version__,
     }
+
+
+def _card_beside(path: Path) -> dict[str, Any]:
+    """Return the card of weights that are ours, or nothing."""
+    try:
+        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return card if isinstance(card, dict) else {}
 
 
 def _features(config: BackboneConfig) -> int:
