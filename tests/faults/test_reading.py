@@ -76,6 +76,8 @@ def test_videos_are_read_however_a_process_was_started(
     with multiprocessing.get_context(way).Pool(1) as pool:
         task = pool.apply_async(read_in_another_process, (str(path), wanted))
         assert read_numbers(task.get(timeout=120)) == wanted
+        pool.close()  # where other tests have begun the fork server, signals are held back in it
+        pool.join()
 
 
 @pytest.mark.slow
