@@ -23,7 +23,7 @@ from vidssl.files import sha256
 from vidssl.jobs import weights
 from vidssl.jobs._classifier import load_classifier
 from vidssl.jobs._detector import load_encoder
-from vidssl.jobs._geometry import config_of, differences
+from vidssl.jobs._geometry import config_of, differences, other_sight
 from vidssl.jobs.models import SETTINGS
 from vidssl.nn.non_local import NonLocalConfig
 from vidssl.published.formats import Geometry, pyslowfast
@@ -621,3 +621,11 @@ def test_an_encoder_of_ours_that_saw_changes_is_told(tiny: dict[str, Path], tmp_
         recipe=str(tmp_path / "backbone.yaml"),
     )
     assert "the weights were trained on changes; backbone.sees: frames" in made.remarks
+
+
+def test_what_a_detector_saw_is_in_its_recipe() -> None:
+    seen = {"backbone": {"name": "slow", "sees": "changes"}}
+    told = ["the weights were trained on changes; backbone.sees: frames"]
+    assert other_sight(seen, CONFIG) == other_sight({"recipe": seen}, CONFIG) == told
+    assert other_sight({"recipe": {"backbone": {"name": "slow"}}}, CONFIG) == []
+    assert other_sight({}, CONFIG) == []

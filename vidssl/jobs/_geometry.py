@@ -63,10 +63,16 @@ def remark(
 
 
 def other_sight(card: Mapping[str, Any], config: BackboneConfig) -> list[str]:
-    """Return a remark where weights of ours saw frames and a backbone changes, or so about."""
+    """Return a remark where weights of ours saw other than a backbone will: frames, or changes.
+
+    ``card`` is that of an encoder, or of a detector, which has its backbone in its recipe.
+    """
     recipe = card.get("recipe")
-    backbone = card.get("backbone") or (isinstance(recipe, dict) and recipe.get("backbone"))
-    seen = backbone.get("sees", "frames") if isinstance(backbone, dict) else config.sees
+    holder = recipe if isinstance(recipe, dict) else card
+    backbone = holder.get("backbone")
+    if not isinstance(backbone, dict):  # of weights that say nothing of it
+        return []
+    seen = backbone.get("sees", "frames")
     if seen == config.sees:
         return []
     return [f"the weights were trained on {seen}; backbone.sees: {config.sees}"]

@@ -189,7 +189,7 @@ def convert(
     encoder = _filled(target.config, found.fitted)
     head = _head(read, encoder) if classifier else None
     card = _card(read, target, found)
-    remarks = [*other_sight(_card_beside(path), target.config)]
+    remarks = other_sight(_card_beside(path), target.config)
     remarks += differences(read.geometry, target.config)
     if found.unfilled:
         remarks.append(f"{len(found.unfilled)} tensors are not in the file and keep fresh weights")
